@@ -1,0 +1,3 @@
+"""How well they do: metrics, fidelity, simulations and their reports."""
+
+__mfenv__ = True

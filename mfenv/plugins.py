@@ -1,0 +1,84 @@
+"""Finding things by name through entry points, so that any package can add some.
+
+Groups: ``mfenv.commands`` (CLI commands), ``mfenv.backbones``, ``mfenv.methods``,
+``mfenv.annotators`` and ``mfenv.planners``. ``mfenv`` never imports those packages by name.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+from mfenv.errors import MfenvError, MissingExtraError, ShadowedPackageError
+
+__all__ = ["load", "names"]
+
+_OURS = ("agents", "training", "benchmarks")
+# Import names of optional dependencies, and the extra that brings each.
+_EXTRAS = {
+    "torch": "llm",
+    "transformers": "llm",
+    "tokenizers": "llm",
+    "safetensors": "llm",
+    "trl": "training",
+    "peft": "training",
+    "datasets": "training",
+    "sklearn": "training",
+    "matplotlib": "reports",
+    "openai": "serving",
+    "ray": "ray",
+    "stable_baselines3": "training",
+}
+
+
+def names(group: str) -> list[str]:
+    """Names that are registered in an entry point group, sorted."""
+    return sorted({entry.name for entry in entry_points(group=group)})
+
+
+def load(group: str, name: str) -> Any:
+    """Import what ``name`` stands for in an entry point group.
+
+    Raises ``MfenvError`` naming the known names, ``MissingExtraError`` with the pip command where
+    an optional dependency is absent, and ``ShadowedPackageError`` where another package called
+    ``agents``, ``training`` or ``benchmarks`` is found in place of ours.
+    """
+    found: dict[str, EntryPoint] = {entry.name: entry for entry in entry_points(group=group)}
+    if name not in found:
+        kind = group.rpartition(".")[2].removesuffix("s")
+        known = ", ".join(sorted(found)) or "none (is mfenv installed? pip install mfenv)"
+        raise MfenvError(f"unknown {kind} {name!r}; known: {known}")
+    entry = found[name]
+    if entry.dist is not None and entry.dist.name == "mfenv":
+        _check_ours(entry.module.partition(".")[0])
+    try:
+        return entry.load()
+    except MfenvError:
+        raise
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in _EXTRAS:
+            raise MissingExtraError(_EXTRAS[missing], f"{name!r}") from error
+        raise
+
+
+def _check_ours(package: str) -> None:
+    """Make sure that a package of ours is not shadowed by another one of the same name."""
+    if package not in _OURS:
+        return
+    try:
+        module = importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        raise MfenvError(f"the package {package!r} of mfenv is missing: pip install mfenv") from error
+    if getattr(module, "__mfenv__", False):
+        return
+    where = module.__file__ or next(iter(getattr(module, "__path__", [])), "an unknown place")
+    raise ShadowedPackageError(
+        f"the package {package!r} found at {Path(where)} is not mfenv's. Rename or move it if it is "
+        f"a folder of yours (or start from another folder); if another distribution installed it "
+        f"(openai-agents does), use a separate virtual environment for mfenv"
+    )
