@@ -13,7 +13,7 @@ from typing import Any
 
 from mfenv.errors import MfenvError, MissingExtraError, ShadowedPackageError
 
-__all__ = ["load", "names"]
+__all__ = ["load", "missing_extra", "names"]
 
 _OURS = ("agents", "training", "benchmarks")
 # Import names of optional dependencies, and the extra that brings each.
@@ -21,10 +21,12 @@ _EXTRAS = {
     "torch": "llm",
     "transformers": "llm",
     "tokenizers": "llm",
-    "safetensors": "llm",
+    "jinja2": "llm",
     "trl": "training",
     "peft": "training",
     "datasets": "training",
+    "accelerate": "training",
+    "tensorboard": "training",
     "sklearn": "training",
     "matplotlib": "reports",
     "openai": "serving",
@@ -58,10 +60,16 @@ def load(group: str, name: str) -> Any:
     except MfenvError:
         raise
     except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing in _EXTRAS:
-            raise MissingExtraError(_EXTRAS[missing], f"{name!r}") from error
-        raise
+        missing = missing_extra(error, f"{name!r}")
+        if missing is None:
+            raise
+        raise missing from error
+
+
+def missing_extra(error: ModuleNotFoundError, purpose: str) -> MissingExtraError | None:
+    """The error with the pip command, if what could not be imported comes with an extra."""
+    extra = _EXTRAS.get((error.name or "").partition(".")[0])
+    return None if extra is None else MissingExtraError(extra, purpose)
 
 
 def _check_ours(package: str) -> None:
@@ -73,12 +81,14 @@ def _check_ours(package: str) -> None:
     except ModuleNotFoundError as error:
         if error.name != package:
             raise
-        raise MfenvError(f"the package {package!r} of mfenv is missing: pip install mfenv") from error
+        raise MfenvError(
+            f"the package {package!r} of mfenv is missing: pip install mfenv"
+        ) from error
     if getattr(module, "__mfenv__", False):
         return
     where = module.__file__ or next(iter(getattr(module, "__path__", [])), "an unknown place")
     raise ShadowedPackageError(
-        f"the package {package!r} found at {Path(where)} is not mfenv's. Rename or move it if it is "
-        f"a folder of yours (or start from another folder); if another distribution installed it "
-        f"(openai-agents does), use a separate virtual environment for mfenv"
+        f"the package {package!r} found at {Path(where)} is not mfenv's. Rename or move it if it "
+        f"is a folder of yours (or start from another folder); if another distribution installed "
+        f"it (openai-agents does), use a separate virtual environment for mfenv"
     )

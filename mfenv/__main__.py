@@ -1,0 +1,7 @@
+"""``python -m mfenv`` is the command ``mfenv``."""
+
+import sys
+
+from mfenv.cli import main
+
+sys.exit(main())
