@@ -60,7 +60,7 @@ def _label(label: str, language: str) -> str:
 
 
 def phrases(language: str) -> list[str]:
-    """Every fixed phrase of the format in a language: heads, then label-and-percentage phrases."""
+    """Every fixed phrase of the format in a language: marks, heads, label-and-percentage phrases."""
     language = _language(language)
     shares = [
         f"{_label(label, language)}{p}%"
@@ -68,7 +68,7 @@ def phrases(language: str) -> list[str]:
         for label in DIMENSIONS[dimension(name)].labels
         for p in GRID
     ]
-    return [*_HEADS[language], *dict.fromkeys(shares)]
+    return [" «", "»", *_HEADS[language], *dict.fromkeys(shares)]
 
 
 def render(
