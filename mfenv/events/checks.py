@@ -11,6 +11,7 @@ import bisect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -174,7 +175,7 @@ class Draft:
     file: str
     record: str  # how to find the event in the file
     event_id: Any
-    topic: Any
+    topic: Any  # the text of the source if `topic_is_source`
     language: Any
     offsets: NDArray[np.float64]
     authors: NDArray[np.int64]
@@ -193,6 +194,7 @@ class Draft:
     post_meta: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # columns of length n
     fault: Fault | None = None  # of the event as a whole
     faults: dict[int, Fault] = field(default_factory=dict)  # of single posts
+    topic_is_source: bool = False
     one_source: bool = True  # only the first post may lack a parent
     time_field: str = "t_offset"
     author_field: str = "user"
@@ -207,9 +209,7 @@ class Intake:
         self.report = report
         self._seen: set[str] = set()
 
-    def reject(
-        self, file: str, record: str, fault: Fault, raw: Callable[[], Any]
-    ) -> None:
+    def reject(self, file: str, record: str, fault: Fault, raw: Callable[[], Any]) -> None:
         """Put one record aside, or raise ``DataError`` where nothing may be put aside."""
         self.quarantine.add(file, record, *fault, raw)
         self.report.quarantined += 1
@@ -230,8 +230,7 @@ class Intake:
                 # Without its source an event cannot stand: the whole of it is put aside.
                 self.reject(draft.file, record, (name, f"{problem} (source post)"), draft.raw_event)
             else:
-                raw = draft.raw_post
-                self.reject(draft.file, record, (name, problem), lambda i=i: raw(i))  # type: ignore[misc]
+                self.reject(draft.file, record, (name, problem), partial(draft.raw_post, i))
         if head is not None or 0 in faults:
             return None
         event = _build(draft) if not faults else self._build_kept(draft)
@@ -279,7 +278,8 @@ def _head_fault(draft: Draft) -> Fault | None:
         problem = f"is longer than {_MAX_ID_LENGTH} characters"
     if problem is not None:
         return ("event_id", problem.replace("no text", "missing"))
-    if (problem := text_problem(draft.topic, empty=False)) is not None:
+    problem = None if draft.topic_is_source else text_problem(draft.topic, empty=False)
+    if problem is not None:
         return ("topic", problem)
     if draft.language not in LANGUAGES:
         allowed = ", ".join(LANGUAGES)
@@ -307,9 +307,9 @@ def _check_posts(draft: Draft) -> None:
     authors, parents = draft.authors, draft.parents
     # Characters bound bytes from below within a factor of four, so most texts need no encoding.
     for i, text in enumerate(texts):
-        if text is None or (len(text) > MAX_TEXT_BYTES // 4):
-            if (problem := text_problem(text)) is not None:
-                faults.setdefault(i, ("text", problem))
+        unsure = text is None or len(text) > MAX_TEXT_BYTES // 4
+        if unsure and (problem := text_problem(text)) is not None:
+            faults.setdefault(i, ("text", problem))
     if draft.kinds is not None:
         _check_choices(faults, "kind", draft.kinds, KINDS)
     if draft.stances is not None:
@@ -326,15 +326,17 @@ def _check_posts(draft: Draft) -> None:
         add(
             bad_parent,
             "parent",
-            lambda i: "the first post is the source and must have the parent null"
-            if i == 0
-            else f"unknown parent {parents[i]}; allowed: 0 to {i - 1} (an earlier post)"
-            + ("" if draft.one_source else " or null"),
+            lambda i: (
+                "the first post is the source and must have the parent null"
+                if i == 0
+                else f"unknown parent {parents[i]}; allowed: 0 to {i - 1} (an earlier post)"
+                + ("" if draft.one_source else " or null")
+            ),
         )
     sources = parents == -1
     if draft.one_source and int(sources.sum()) > 1:
         later = sources & (own > 0)
-        add(later, "parent", lambda i: f"no parent; allowed: 0 to {i - 1} (an earlier post)")
+        add(later, "parent", lambda i: "no parent; only the first post, the source, has none")
     for i in np.flatnonzero(sources).tolist():
         if i not in faults and (problem := text_problem(texts[i], empty=False)) is not None:
             faults[i] = ("text", f"{problem} in a source post")
@@ -371,7 +373,7 @@ def _out_of_order(offsets: NDArray[np.float64], good: Sequence[int]) -> list[int
             continue
         k = bisect.bisect_right(tails, t)
         before[i] = tail_index[k - 1] if k else -1
-        tails[k:k + 1], tail_index[k:k + 1] = [t], [i]
+        tails[k : k + 1], tail_index[k : k + 1] = [t], [i]
     kept, i = set(), tail_index[-1]
     while i >= 0:
         kept.add(i)
@@ -397,7 +399,7 @@ def _build(draft: Draft) -> Event:
     )
     return Event(
         event_id=draft.event_id,
-        topic=draft.topic,
+        topic=posts.texts[0] if draft.topic_is_source else draft.topic,
         posts=posts,
         language=draft.language,
         domain=draft.domain,

@@ -115,38 +115,36 @@ def _event_record(event: Event) -> dict[str, Any]:
 
 def iter_jsonl(path: Path, intake: Intake, event_ids: frozenset[str] | None) -> Iterator[Event]:
     """Yield the events of a JSON Lines file. Empty lines are passed over."""
-    from mfenv.events.checks import decode_json
-
     try:
         with open(path, "rb") as stream:
             for number, line in enumerate(stream, 1):
-                if not line.strip():
-                    continue
-                record, problem = decode_json(line)
-                name = f"line {number}"
-                if problem is not None:
-                    intake.reject(str(path), name, ("line", problem), lambda line=line: line)  # type: ignore[misc]
-                    continue
-                if not isinstance(record, dict):
-                    fault = ("line", "must be a JSON object, one event a line")
-                    intake.reject(str(path), name, fault, lambda record=record: record)  # type: ignore[misc]
-                    continue
-                if event_ids is not None and not _wanted(record, event_ids):
-                    continue
-                event = intake.accept(_draft(str(path), name, record))
-                if event is not None:
-                    yield event
+                if line.strip():
+                    event = _event(str(path), f"line {number}", line, intake, event_ids)
+                    if event is not None:
+                        yield event
     except OSError as e:
         raise MfenvError(f"{path}: cannot read ({describe_os_error(e)})") from e
 
 
-def _wanted(record: dict[str, Any], event_ids: frozenset[str]) -> bool:
+def _event(
+    file: str, name: str, line: bytes, intake: Intake, event_ids: frozenset[str] | None
+) -> Event | None:
+    from mfenv.events.checks import decode_json
+
+    record, problem = decode_json(line)
+    if problem is None and not isinstance(record, dict):
+        problem = "must be a JSON object, one event a line"
+    if problem is not None:
+        intake.reject(file, name, ("line", problem), lambda: line)
+        return None
     event_id = record.get("event_id")
-    return isinstance(event_id, str) and event_id in event_ids
+    if event_ids is not None and not (isinstance(event_id, str) and event_id in event_ids):
+        return None
+    return intake.accept(_draft(file, name, record))
 
 
 def _draft(file: str, name: str, record: dict[str, Any]) -> Draft:
-    from mfenv.events.checks import Draft, type_name
+    from mfenv.events.checks import Draft, index_problem, type_name
 
     fault = _unknown_field(record, _EVENT_FIELDS)
     posts = record.get("posts")
@@ -181,6 +179,10 @@ def _draft(file: str, name: str, record: dict[str, Any]) -> Draft:
         problem = _post_fault(post, i, labelled)
         if problem is not None:
             faults[i] = problem
+            # Its place in the tree is still wanted, for the replies to it.
+            parent: Any = post.get("parent") if isinstance(post, dict) else None
+            known = index_problem(parent) is None and parent < i
+            parents[i] = parent if known else min(i - 1, 0)
             continue
         offsets[i] = float(post["t"])
         authors[i] = post["author"]

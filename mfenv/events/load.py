@@ -97,8 +97,8 @@ class EventReader:
             for event in self._read(intake):
                 found.add(event.event_id)
                 yield event
-            if self._event_ids is not None:
-                self._check_found(self._event_ids - found)
+        if self._event_ids is not None:
+            self._check_found(self._event_ids - found)
 
     def _read(self, intake: Intake) -> Iterator[Event]:
         path = self.path
@@ -125,6 +125,7 @@ class EventReader:
         if self.report.quarantined:
             raise MfenvError(
                 f"{self.path}: event {wanted!r} is not there or was put aside as malformed"
+                f" (see {self._target})"
             )
         ids = [e.event_id for e in EventReader(self.path, errors=Quarantine(keep_going=True))]
         near = difflib.get_close_matches(wanted, ids, 3, 0.5) or ids[:3]

@@ -2,14 +2,14 @@
 
 Four schemas are told apart by their columns:
 
-============  ==========================================  ========  =================================
-schema        told by                                     language  columns of ``posts`` that it needs
-============  ==========================================  ========  =================================
-weibo         ``posts.kind``                              zh        t_offset, user, parent, text, kind
-rumoureval    ``users`` and ``posts.stance``              en        t_offset, user, parent, text, stance
-pheme         ``threads``                                 en        those of rumoureval, and thread
-pheme-rnr     ``posts.in_rumour_thread``                  en        t_offset, user, text, stance
-============  ==========================================  ========  =================================
+==========  ==========================  ====  ================================================
+schema      told by                     lang  columns of ``posts`` that it needs
+==========  ==========================  ====  ================================================
+weibo       none of the others          zh    t_offset, user, parent, text, kind
+rumoureval  ``users``                   en    t_offset, user, parent, text, stance
+pheme       ``threads``                 en    those of rumoureval, and thread
+pheme-rnr   ``posts.in_rumour_thread``  en    t_offset, user, text, stance, in_rumour_thread
+==========  ==========================  ====  ================================================
 
 All need ``event_id``, ``source``, ``label``, ``domain`` and ``topic``. Columns of the author's
 profile may be missing. Row groups are converted one after the other and by column, so a file
@@ -23,7 +23,7 @@ are not known: every post but the first hangs on the first, as "parent not kept"
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +31,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mfenv.errors import DataError, MfenvError
-from mfenv.events.checks import Draft, Fault, Intake, choice_problem, show, text_problem
-from mfenv.events.checks import GENDERS, MAX_TEXT_BYTES
+from mfenv.events.checks import (
+    GENDERS,
+    MAX_TEXT_BYTES,
+    Draft,
+    Fault,
+    Intake,
+    choice_problem,
+    show,
+    text_problem,
+)
 from mfenv.events.event import Event, Profile
 from mfenv.events.quarantine import describe_os_error
 
@@ -186,14 +194,15 @@ def _detect(path: Path, arrow: pa.Schema) -> _Schema:
 
     def check_type(prefix: str, name: str, found: pa.DataType, want: str) -> None:
         t = pa.types
+        found = found.value_type if t.is_dictionary(found) else found
         ok = {
-            "string": t.is_string(found) or t.is_large_string(found) or t.is_string_view(found),
+            "string": t.is_string(found) or t.is_large_string(found),
             "integer": t.is_integer(found),
             "number": t.is_integer(found) or t.is_floating(found),
             "boolean": t.is_boolean(found),
         }[want]
         if not ok and not t.is_null(found):
-            raise fail(prefix + name, f"the column has the type {found}; it must be a {want}")
+            raise fail(prefix + name, f"the column is {found}; it must be of type {want}")
 
     head = {f.name: f.type for f in arrow}
     check("", head, _HEAD)
@@ -201,12 +210,12 @@ def _detect(path: Path, arrow: pa.Schema) -> _Schema:
         check_type("", name, head[name], "string")
     posts = _struct_fields(head["posts"])
     if posts is None:
-        raise fail("posts", f"the column has the type {head['posts']}; it must be a list of structs")
+        raise fail("posts", f"the column is {head['posts']}; it must be a list of structs")
     if "threads" in head:
         schema = _PHEME
     elif "in_rumour_thread" in posts:
         schema = _PHEME_RNR
-    elif "users" in head or ("stance" in posts and "kind" not in posts):
+    elif "users" in head:
         schema = _RUMOUREVAL
     else:
         schema = _WEIBO
@@ -218,7 +227,7 @@ def _detect(path: Path, arrow: pa.Schema) -> _Schema:
         check("", head, ["users"])
         users = _struct_fields(head["users"])
         if users is None:
-            raise fail("users", f"the column has the type {head['users']}; it must be a list of structs")
+            raise fail("users", f"the column is {head['users']}; it must be a list of structs")
         for name in (p for p in _USER_PROFILE if p in users):
             check_type("users.", name, users[name], _TYPES.get(name, "string"))
     return schema
@@ -288,11 +297,11 @@ def _events(
 
     for k in range(batch.num_rows):
         a, b = int(bounds[k]), int(bounds[k + 1])
-        name = ids[k]
+        event_id = ids[k]
         draft = Draft(
             file=str(path),
-            record=f"event {name}" if name and name.isalnum() else f"row {rows[k]}",
-            event_id=name,
+            record=f"event {event_id}" if _plain(event_id) else f"row {rows[k]}",
+            event_id=event_id,
             topic=heads["topic"][k],
             language=schema.language,
             domain=heads["domain"][k],
@@ -324,6 +333,10 @@ def _events(
             yield event
 
 
+def _plain(name: str | None) -> bool:
+    return name is not None and 0 < len(name) <= 80 and name.isprintable()
+
+
 def _columns(schema: _Schema, structs: pa.StructArray) -> _Columns:
     """Convert the posts of a batch by column."""
     import pyarrow as pa
@@ -348,7 +361,7 @@ def _columns(schema: _Schema, structs: pa.StructArray) -> _Columns:
                 faults.setdefault(i, (name, "must be an integer, is null"))
         # An unsigned 64-bit number that does not fit is no index of anything here.
         values = values.cast(pa.int64(), safe=False).fill_null(fill)
-        return values.to_numpy(zero_copy_only=False)
+        return np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.int64)
 
     def strings(name: str) -> list[str | None]:
         values, bad = _strings(column(name))
@@ -396,12 +409,12 @@ def _strings(values: pa.Array, *, limit: bool = True) -> tuple[list[str | None],
     bad: dict[int, str] = {}
     if pa.types.is_null(values.type):
         return [None] * len(values), bad
-    if limit and (longest := pc.max(pc.binary_length(values)).as_py()) is not None:
-        if longest > MAX_TEXT_BYTES:
-            sizes = pc.binary_length(values).fill_null(0).to_numpy(zero_copy_only=False)
-            for i in np.flatnonzero(sizes > MAX_TEXT_BYTES).tolist():
-                problem = f"is {sizes[i]:,} bytes long; at most {MAX_TEXT_BYTES:,} are allowed"
-                bad[i] = problem
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if limit and (pc.max(pc.binary_length(values)).as_py() or 0) > MAX_TEXT_BYTES:
+        sizes = pc.binary_length(values).fill_null(0).to_numpy(zero_copy_only=False)
+        for i in np.flatnonzero(sizes > MAX_TEXT_BYTES).tolist():
+            bad[i] = f"is {sizes[i]:,} bytes long; at most {MAX_TEXT_BYTES:,} are allowed"
     try:
         out = values.to_pylist()
     except UnicodeDecodeError:
@@ -541,14 +554,7 @@ def _add_user_profiles(
                     file_name = {v: k for k, v in _POST_COUNTS.items()}[name]
                     problem = f"must be at least 0, is {counts[name]}"
                     draft.faults.setdefault(i, (file_name, problem))
-            profile = Profile(
-                location=profile.location,
-                description=profile.description,
-                friends=profile.friends,
-                followers=profile.followers,
-                verified=profile.verified,
-                **counts,
-            )
+            profile = replace(profile, likes=counts["likes"], reposts=counts["reposts"])
         profiles.append(profile)
     draft.profiles = profiles
 

@@ -88,9 +88,7 @@ class Quarantine:
         self.errors: list[DataError] = []
         self._stream: IO[str] | None = None
 
-    def add(
-        self, file: str, record: str, field: str, problem: str, raw: Callable[[], Any]
-    ) -> None:
+    def add(self, file: str, record: str, field: str, problem: str, raw: Callable[[], Any]) -> None:
         """Put one record aside; ``raw`` gives it as it was read. Raise ``DataError`` if strict."""
         error = DataError(file, record, field, problem)
         if self.strict:
@@ -108,7 +106,7 @@ class Quarantine:
         }
         try:
             if self._stream is None:
-                self._stream = open(atomic_path(self.path), "w", encoding="ascii", newline="\n")
+                self._stream = atomic_path(self.path).open("w", encoding="ascii", newline="\n")
             self._stream.write(json.dumps(line) + "\n")
         except OSError as e:
             raise self._cannot_write(e) from e
