@@ -25,7 +25,7 @@ class StepRecord:
 
     step: int  # 0 is the first step after the source post, warm-up included
     warmup: bool
-    agents: NDArray[np.int64]  # (n,) index of each agent within its event
+    agents: NDArray[np.int64]  # (n,) agent k of an event is the author of its post k + 1
     texts: Sequence[str]  # (n,) actions; a planted one replaces its agent's own
     labels: Labels  # (n, 8)
     planted: NDArray[np.bool_]  # (n,)
@@ -36,18 +36,49 @@ class StepRecord:
     intervention: Intervention
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    prompts: Sequence[
+        str
+    ] = ()  # (n,) what the policy model was given; "" for what it did not write
+    summary_prompt: str = ""  # what the mean-field model was given
 
 
 class Dynamics(Protocol):
     """A tier: a population that advances by one batch a step (LLM, society or surrogate)."""
 
-    event: Event
-    step_index: int
-    horizon: int  # rollout steps that are left to take in all, warm-up excluded
-    mean_field: str
-    distribution: NDArray[np.float64]  # (23,) of the latest step
-    perceived: NDArray[np.float64]  # (23,)
-    activity: NDArray[np.float64]  # (6,)
+    @property
+    def event(self) -> Event:
+        """The event that is played."""
+        ...
+
+    @property
+    def step_index(self) -> int:
+        """Index of the next step, warm-up included."""
+        ...
+
+    @property
+    def horizon(self) -> int:
+        """Rollout steps of an episode in all, warm-up excluded."""
+        ...
+
+    @property
+    def mean_field(self) -> str:
+        """The current mean field, what the next agents read."""
+        ...
+
+    @property
+    def distribution(self) -> NDArray[np.float64]:
+        """Label shares ``(23,)`` of the latest step."""
+        ...
+
+    @property
+    def perceived(self) -> NDArray[np.float64]:
+        """Moving average ``(23,)`` of what reached the mean field."""
+        ...
+
+    @property
+    def activity(self) -> NDArray[np.float64]:
+        """Running interventions ``(6,)`` during the latest step."""
+        ...
 
     def reset(self, event: Event, seed: int) -> list[StepRecord]:
         """Start an event: play its warm-up from the real posts and return those steps."""

@@ -1,0 +1,64 @@
+"""The methods that are compared: a policy model with one way to make the mean field.
+
+Factories of the entry point group ``mfenv.methods``: each takes a backbone (and sampling
+parameters for the policy model, where the backbone's own are not wanted) and gives a ``Method``.
+The policy model is the same in all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from agents.light_mean_field import (
+    CountedMeanField,
+    NoMeanField,
+    PopularMeanField,
+    RecentMeanField,
+)
+from mfenv.dynamics.models import MeanFieldModel, PolicyModel
+
+__all__ = ["Method", "mf", "mf_counted", "popular", "recent", "state"]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A named pair of models for :class:`mfenv.dynamics.process.MeanFieldProcess`."""
+
+    name: str
+    policy: PolicyModel
+    mean_field: MeanFieldModel
+
+
+def mf(backbone: Any, sampling: Any = None) -> Method:
+    """The language model writes the actions and all of the mean field."""
+    from agents.mean_field import BackboneMeanField
+
+    return Method("mf", _policy(backbone, sampling), BackboneMeanField(backbone))
+
+
+def mf_counted(backbone: Any, sampling: Any = None) -> Method:
+    """Code counts the shares of the mean field."""
+    return Method("mf-counted", _policy(backbone, sampling), CountedMeanField())
+
+
+def state(backbone: Any, sampling: Any = None) -> Method:
+    """Agents see no mean field."""
+    return Method("state", _policy(backbone, sampling), NoMeanField())
+
+
+def recent(backbone: Any, sampling: Any = None) -> Method:
+    """Agents see the last five reactions."""
+    return Method("recent", _policy(backbone, sampling), RecentMeanField())
+
+
+def popular(backbone: Any, sampling: Any = None) -> Method:
+    """Agents see the five most popular of the last thirty reactions."""
+    return Method("popular", _policy(backbone, sampling), PopularMeanField())
+
+
+def _policy(backbone: Any, sampling: Any) -> PolicyModel:
+    # Imported here: it needs the extra "llm", the light models above do not.
+    from agents.policy import BackbonePolicy
+
+    return BackbonePolicy(backbone) if sampling is None else BackbonePolicy(backbone, sampling)

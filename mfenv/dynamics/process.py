@@ -1,0 +1,772 @@
+"""The mean-field process: language models act, and their summary is what the next agents read.
+
+One engine for any number of worlds. A step has three phases (act, label, summarise); each process
+only says what it asks of its models in a phase and takes the answers, and :func:`advance` hands
+the requests of all processes that share a model to that model in one call. A step commits when
+its last phase is done, so a call that fails leaves every process where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mfenv.distributions import UNIFORM, shares
+from mfenv.dynamics.models import (
+    ActionRequest,
+    ActionResult,
+    Annotator,
+    MeanFieldModel,
+    PolicyModel,
+    Reaction,
+    SummaryRequest,
+    SummaryResult,
+)
+from mfenv.dynamics.notices import notice_texts, planted_texts
+from mfenv.dynamics.reach import (
+    INITIAL,
+    PERCEPTION_RATE,
+    PLANTED,
+    keyed_uniforms,
+    perceive,
+    planted_count,
+    reach_weights,
+)
+from mfenv.dynamics.records import StepRecord
+from mfenv.errors import MfenvError, ModelError
+from mfenv.events.event import Event
+from mfenv.interventions import KINDS, NONE, Intervention, Kind, next_activity
+from mfenv.labels import DIMENSIONS, N_DIMENSIONS, Labels, decode_code, encode_code
+from mfenv.noise import NoiseKey
+from mfenv.states import state_text
+
+__all__ = [
+    "HISTORY",
+    "MeanFieldProcess",
+    "ProcessSettings",
+    "advance",
+    "batches",
+    "real_rollout",
+    "replay",
+    "warm_up",
+]
+
+Floats = NDArray[np.float64]
+_Q = TypeVar("_Q")
+_A = TypeVar("_A")
+
+HISTORY = 30
+"""Reactions before the latest batch that a mean-field model is shown at most."""
+
+SUMMARISER = -1
+"""Agent index of the mean-field model in noise keys."""
+
+_QUIET: Floats = np.zeros(len(KINDS))
+_QUIET.setflags(write=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSettings:
+    """How many agents of an event act, how many at once, and how many with their real posts."""
+
+    agents: int = 300  # at most, warm-up included
+    batch: int = 16
+    warmup: int = 50
+
+    def __post_init__(self) -> None:
+        for name, least in (("agents", 1), ("batch", 1), ("warmup", 0)):
+            value = getattr(self, name)
+            if value < least:
+                raise ValueError(f"{name} {value!r} is not allowed; allowed: {least} or more")
+
+
+def batches(n_agents: int, settings: ProcessSettings) -> list[tuple[int, int, bool]]:
+    """The plan of an event with ``n_agents`` repliers: ``(start, stop, warm-up?)`` of each step.
+
+    The last batch of the warm-up and the last batch of all may be smaller than the others.
+    """
+    total = min(n_agents, settings.agents)
+    warmup = min(settings.warmup, total)
+    plan = [(i, min(i + settings.batch, warmup), True) for i in range(0, warmup, settings.batch)]
+    plan += [
+        (i, min(i + settings.batch, total), False) for i in range(warmup, total, settings.batch)
+    ]
+    return plan
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """Everything of a process that a step changes."""
+
+    step: int
+    mean_field: str
+    distribution: Floats
+    perceived: Floats
+    activity: Floats
+    message: str | None  # wording of the running statement
+    history: tuple[tuple[Reaction, int], ...]  # with the post index of real ones, else -1
+
+
+_START = _State(0, "", UNIFORM, INITIAL, _QUIET, None, ())
+
+
+class MeanFieldProcess:
+    """The language-model tier: a population played by a policy and a mean-field model.
+
+    Agent ``k`` is the author of ``event.posts[k + 1]`` and acts once; the first ``warmup`` agents
+    act with their real texts. Implements :class:`mfenv.dynamics.records.Dynamics`. Step many
+    processes together with :func:`warm_up` and :func:`advance`.
+    """
+
+    def __init__(
+        self,
+        policy: PolicyModel,
+        mean_field_model: MeanFieldModel,
+        annotator: Annotator,
+        settings: ProcessSettings | None = None,
+    ) -> None:
+        self.policy = policy
+        self.mean_field_model = mean_field_model
+        self.annotator = annotator
+        self.settings = settings or ProcessSettings()
+        self.seed = 0
+        self._event: Event | None = None
+        self._content = ""  # fingerprint of the event
+        self._plan: list[tuple[int, int, bool]] = []
+        self._state = _START
+
+    # -- where the process stands ----------------------------------------------------------
+
+    @property
+    def event(self) -> Event:
+        """The event that is played; an error before :meth:`reset` or :meth:`begin`."""
+        if self._event is None:
+            raise MfenvError("the process has no event yet: call reset(event, seed) first")
+        return self._event
+
+    @property
+    def step_index(self) -> int:
+        """Index of the next step, warm-up included."""
+        return self._state.step
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps of the warm-up."""
+        return sum(warmup for _, _, warmup in self._plan)
+
+    @property
+    def horizon(self) -> int:
+        """Rollout steps of the event in all, warm-up excluded."""
+        return len(self._plan) - self.warmup_steps
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the event in all: warm-up and rollout."""
+        return len(self._plan)
+
+    @property
+    def in_warmup(self) -> bool:
+        """Whether the next step is one of the warm-up."""
+        return not self.done and self._plan[self._state.step][2]
+
+    @property
+    def done(self) -> bool:
+        """Whether every agent has acted."""
+        return self._state.step >= len(self._plan)
+
+    @property
+    def mean_field(self) -> str:
+        """The mean field that the next agents read."""
+        return self._state.mean_field
+
+    @property
+    def distribution(self) -> Floats:
+        """Label shares ``(23,)`` of the latest step; uniform before the first."""
+        return self._state.distribution
+
+    @property
+    def perceived(self) -> Floats:
+        """Moving average ``(23,)`` of what reached the mean field."""
+        return self._state.perceived
+
+    @property
+    def activity(self) -> Floats:
+        """Running interventions ``(6,)`` during the latest step."""
+        return self._state.activity
+
+    @property
+    def next_agents(self) -> NDArray[np.int64]:
+        """Indices ``(n,)`` of the agents of the next step; empty at the end."""
+        if self.done:
+            return np.arange(0)
+        start, stop, _ = self._plan[self._state.step]
+        return np.arange(start, stop)
+
+    def states(self, agents: Sequence[int] | NDArray[np.int64]) -> list[str]:
+        """State texts of agents."""
+        profiles, language = self.event.posts.profiles, self.event.language
+        if profiles is None:
+            return [state_text(None, language)] * len(agents)
+        return [state_text(profiles[int(k) + 1], language) for k in agents]
+
+    def requests(self, intervention: Intervention = NONE) -> tuple[ActionRequest, ...]:
+        """What the agents of the next step would be asked, one request each."""
+        return _Step(self, intervention, None).all_requests
+
+    def identity(self) -> dict[str, Any]:
+        """What the process plays, JSON-able: a journal is only continued by the same."""
+        return {
+            "event": self.event.event_id,
+            "event_content": self._content,
+            "seed": self.seed,
+            **asdict(self.settings),
+        }
+
+    # -- moving it -------------------------------------------------------------------------
+
+    def begin(self, event: Event, seed: int) -> None:
+        """Go to the start of an event, before its warm-up."""
+        plan = batches(len(event.posts) - 1, self.settings)
+        if not plan:
+            raise MfenvError(f"event {event.event_id!r} has no replies: nobody can act")
+        self._event, self.seed = event, int(seed)
+        self._content = _fingerprint(event, self.settings)
+        self._plan, self._state = plan, _START
+
+    def reset(self, event: Event, seed: int) -> list[StepRecord]:
+        """Start an event and play its warm-up from the real posts; returns those steps."""
+        before = (self._event, self.seed, self._content, self._plan, self._state)
+        self.begin(event, seed)
+        try:
+            return warm_up([self])[0]
+        except BaseException:
+            self._event, self.seed, self._content, self._plan, self._state = before
+            raise
+
+    def step(self, intervention: Intervention = NONE) -> StepRecord:
+        """Advance by one batch. Raises ``ModelError``, changing nothing, if a model fails."""
+        return advance([self], [intervention])[0]
+
+    def fork(self) -> Self:
+        """An independent copy that shares the models and sees the same noise from here on."""
+        copy = type(self)(self.policy, self.mean_field_model, self.annotator, self.settings)
+        # States are immutable, so both may hold the same one.
+        copy._event, copy.seed, copy._content = self._event, self.seed, self._content
+        copy._plan, copy._state = self._plan, self._state
+        return copy
+
+    def snapshot(self) -> dict[str, Any]:
+        """The state, JSON-able apart from the arrays of shape ``(23,)`` and ``(6,)``."""
+        state = self._state
+        return {
+            **self.identity(),
+            "step": state.step,
+            "mean_field": state.mean_field,
+            "distribution": state.distribution.copy(),
+            "perceived": state.perceived.copy(),
+            "activity": state.activity.copy(),
+            "message": state.message,
+            "history": [
+                {
+                    "text": r.text,
+                    "state": r.state,
+                    "labels": decode_code(r.labels),
+                    "weight": r.weight,
+                    "popularity": r.popularity,
+                    "post": post,
+                }
+                for r, post in state.history
+            ],
+        }
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """Go back to a snapshot of the same event with the same settings, its seed included."""
+        for name, mine in self.identity().items():
+            if name != "seed" and snapshot[name] != mine:
+                raise MfenvError(
+                    f"the snapshot was taken with {name} {snapshot[name]!r}, not {mine!r}"
+                )
+        self.seed = int(snapshot["seed"])
+        self._state = _State(
+            step=int(snapshot["step"]),
+            mean_field=snapshot["mean_field"],
+            distribution=_frozen(snapshot["distribution"]),
+            perceived=_frozen(snapshot["perceived"]),
+            activity=_frozen(snapshot["activity"]),
+            message=snapshot["message"],
+            history=tuple(
+                (
+                    Reaction(
+                        text=h["text"],
+                        state=h["state"],
+                        labels=_read_only(encode_code(h["labels"])),
+                        weight=h["weight"],
+                        popularity=h["popularity"],
+                    ),
+                    h["post"],
+                )
+                for h in snapshot["history"]
+            ),
+        )
+
+
+class _Step:
+    """One step of one process in flight: what it asks in each phase, and what came back.
+
+    ``given`` are actions that come from outside the policy model, one for each agent.
+    """
+
+    def __init__(
+        self,
+        process: MeanFieldProcess,
+        intervention: Intervention,
+        given: Sequence[str] | None,
+    ) -> None:
+        event, before = process.event, process._state
+        if process.done:
+            raise MfenvError(
+                f"event {event.event_id!r} is over: its {process.horizon} rollout steps are taken"
+            )
+        start, stop, warmup = process._plan[before.step]
+        _check_intervention(intervention, warmup)
+        self.process, self.event, self.before = process, event, before
+        self.intervention, self.warmup = intervention, warmup
+        self.index, self.seed = before.step, process.seed
+        self.agents = np.arange(start, stop)
+        self.n = stop - start
+        self.states = process.states(self.agents)
+        self.activity = _read_only(next_activity(before.activity, intervention))
+        self.message = before.message if self.activity[Kind.STATEMENT] > 0 else None
+        if intervention.kind is Kind.STATEMENT:
+            self.message = intervention.message
+        k = int(planted_count(self.activity, self.n))
+        self.planted = np.arange(self.n) < k
+        self.planted_texts = _planted(intervention, event.language, self.seed, self.index, k)
+        self.texts: list[str] = [""] * self.n
+        self.prompts = [""] * self.n
+        self.prompt_tokens = self.completion_tokens = 0
+        self.labels = np.zeros((self.n, N_DIMENSIONS), dtype=np.int8)
+        self.summary_prompt = ""
+        self.mean_field = before.mean_field
+        self.distribution, self.perceived = before.distribution, before.perceived
+        self.history = before.history
+        self.summary: SummaryRequest | None = None
+        if warmup:
+            given = [event.posts.texts[int(k) + 1] for k in self.agents]
+        if given is not None and len(given) != self.n:
+            raise ValueError(f"{len(given)} actions given, {self.n} agents act in this step")
+        self.given = given
+
+    # Phase 1: act.
+
+    @property
+    def all_requests(self) -> tuple[ActionRequest, ...]:
+        """One request for every agent of the step, planted or not."""
+        notices = notice_texts(
+            self.activity, self.event.domain, self.event.language, message=self.message
+        )
+        return tuple(
+            ActionRequest(
+                topic=self.event.topic,
+                language=self.event.language,
+                mean_field=self.before.mean_field,
+                notices=notices,
+                state=state,
+                key=NoiseKey(self.seed, int(agent), self.index),
+            )
+            for state, agent in zip(self.states, self.agents, strict=True)
+        )
+
+    def action_requests(self) -> list[ActionRequest]:
+        """Requests of the agents that act by the policy model."""
+        if self.given is not None:
+            return []
+        return [r for r, p in zip(self.all_requests, self.planted, strict=True) if not p]
+
+    def take_actions(self, results: Sequence[ActionResult]) -> None:
+        """Take the policy model's answers to :meth:`action_requests`."""
+        if self.given is not None:
+            self.texts = list(self.given)
+        else:
+            own = np.flatnonzero(~self.planted)
+            for i, result in zip(own, results, strict=True):
+                self.texts[i], self.prompts[i] = result.text, result.prompt
+                self.prompt_tokens += int(result.prompt_tokens)
+                self.completion_tokens += int(result.completion_tokens)
+        self.texts[: len(self.planted_texts)] = self.planted_texts
+
+    # Phase 2: label.
+
+    def label_requests(self) -> list[tuple[str, str, str]]:
+        """Topic, text and language of the reactions whose labels are not known."""
+        return [(self.event.topic, self.texts[i], self.event.language) for i in self._unlabelled()]
+
+    def _unlabelled(self) -> NDArray[np.intp]:
+        if self.warmup and self.event.labels is not None:
+            return np.arange(0)
+        # The default planted texts have their labels by construction; a person's wording has not.
+        known = self.planted & (self.intervention.message is None)
+        return np.flatnonzero(~known)
+
+    def take_labels(self, labels: Labels) -> None:
+        """Take the annotator's answers; works out the distribution and what is perceived."""
+        if self.warmup and self.event.labels is not None:
+            self.labels = np.array(self.event.labels[self.agents + 1], dtype=np.int8)
+        else:
+            self.labels[self.planted] = PLANTED
+            self.labels[self._unlabelled()] = labels
+        self.labels = _read_only(self.labels)
+        own = self.labels[~self.planted]
+        if len(own):
+            self.distribution = _read_only(shares(own))
+        u = keyed_uniforms(self.seed, self.agents, self.index)
+        weights = reach_weights(self.labels, self.activity, u)
+        # A shorter batch moves the average by less, so that every reaction counts about alike.
+        rate = PERCEPTION_RATE * self.n / self.process.settings.batch
+        self.perceived = _read_only(
+            perceive(self.before.perceived, self.labels, weights, rate=rate)
+        )
+        self._show(weights)
+
+    def _show(self, weights: Floats) -> None:
+        """Work out the reactions that the mean-field model is shown."""
+        posts, history = self.agents + 1, self.before.history
+        popularity = np.zeros(self.n)
+        if self.warmup:
+            counted = _popularity(self.event, seen=int(posts[-1]))
+            popularity = counted[posts]
+            history = tuple(
+                (r if post < 0 else replace(r, popularity=float(counted[post])), post)
+                for r, post in history
+            )
+        shown = tuple(
+            Reaction(
+                text=self.texts[i],
+                state=self.states[i],
+                labels=self.labels[i],
+                weight=float(weights[i]),
+                popularity=float(popularity[i]),
+            )
+            for i in np.flatnonzero(weights > 0)
+        )
+        reached = posts[weights > 0] if self.warmup else np.full(len(shown), -1)
+        latest = tuple(zip(shown, (int(x) for x in reached), strict=True))
+        self.history = (*history, *latest)[-HISTORY:]
+        # Where friction kept everything back there is nothing to summarise: m stays as it is.
+        if shown:
+            self.summary = SummaryRequest(
+                topic=self.event.topic,
+                language=self.event.language,
+                mean_field=self.before.mean_field,
+                reactions=shown,
+                history=tuple(r for r, _ in history),
+                perceived=self.perceived,
+                key=NoiseKey(self.seed, SUMMARISER, self.index),
+            )
+
+    # Phase 3: summarise.
+
+    def take_summary(self, result: SummaryResult) -> None:
+        """Take the mean-field model's answer to :attr:`summary`."""
+        self.mean_field, self.summary_prompt = result.text, result.prompt
+        self.prompt_tokens += int(result.prompt_tokens)
+        self.completion_tokens += int(result.completion_tokens)
+
+    def commit(self) -> StepRecord:
+        """Move the process to the state after this step."""
+        self.process._state = _State(
+            step=self.index + 1,
+            mean_field=self.mean_field,
+            distribution=self.distribution,
+            perceived=self.perceived,
+            activity=self.activity,
+            message=self.message,
+            history=self.history,
+        )
+        return StepRecord(
+            step=self.index,
+            warmup=self.warmup,
+            agents=_read_only(self.agents),
+            texts=tuple(self.texts),
+            labels=self.labels,
+            planted=_read_only(self.planted),
+            distribution=self.distribution,
+            perceived=self.perceived,
+            mean_field=self.mean_field,
+            activity=self.activity,
+            intervention=self.intervention,
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            prompts=tuple(self.prompts),
+            summary_prompt=self.summary_prompt,
+        )
+
+
+# -- the engine ----------------------------------------------------------------------------
+
+
+def advance(
+    processes: Sequence[MeanFieldProcess],
+    interventions: Sequence[Intervention] | None = None,
+    actions: Sequence[Sequence[str] | None] | None = None,
+    timings: dict[str, float] | None = None,
+) -> list[StepRecord]:
+    """Move every process by one step, in lockstep, with one call a phase to each shared model.
+
+    ``interventions`` has one entry a process (default: none). ``actions`` gives, where not
+    ``None``, the texts of a process's agents from outside instead of from its policy model.
+    Seconds of each phase are added to ``timings``. If any call fails, ``ModelError`` is raised and
+    no process has moved.
+    """
+    interventions = [NONE] * len(processes) if interventions is None else interventions
+    actions = [None] * len(processes) if actions is None else actions
+    if not len(processes) == len(interventions) == len(actions):
+        raise ValueError(
+            f"{len(processes)} processes, {len(interventions)} interventions and "
+            f"{len(actions)} lists of actions do not fit together"
+        )
+    if len({id(p) for p in processes}) != len(processes):
+        raise ValueError("a process is given twice; fork() it to step it twice")
+    steps = [_Step(p, u, a) for p, u, a in zip(processes, interventions, actions, strict=True)]
+    clock = _Clock(timings)
+    acted = _ask(
+        [p.policy for p in processes],
+        [s.action_requests() for s in steps],
+        lambda model, requests: _checked_actions(model, model.act(requests)),
+    )
+    for s, results in zip(steps, acted, strict=True):
+        s.take_actions(results)
+    clock.lap("act")
+    labelled = _ask(
+        [p.annotator for p in processes],
+        [s.label_requests() for s in steps],
+        _label,
+    )
+    for s, labels in zip(steps, labelled, strict=True):
+        s.take_labels(np.array(labels, dtype=np.int8).reshape(-1, N_DIMENSIONS))
+    clock.lap("label")
+    summarised = _ask(
+        [p.mean_field_model for p in processes],
+        [[] if s.summary is None else [s.summary] for s in steps],
+        lambda model, requests: _checked_summaries(model, model.summarise(requests)),
+    )
+    for s, summaries in zip(steps, summarised, strict=True):
+        for summary in summaries:
+            s.take_summary(summary)
+    clock.lap("summarise")
+    return [s.commit() for s in steps]
+
+
+def warm_up(processes: Sequence[MeanFieldProcess]) -> list[list[StepRecord]]:
+    """Play what is left of every process's warm-up, in lockstep; returns each one's steps."""
+    records: list[list[StepRecord]] = [[] for _ in processes]
+    while True:
+        left = [i for i, p in enumerate(processes) if p.in_warmup]
+        if not left:
+            return records
+        for i, record in zip(left, advance([processes[i] for i in left]), strict=True):
+            records[i].append(record)
+
+
+def replay(process: MeanFieldProcess, record: StepRecord) -> StepRecord:
+    """Take a recorded step again, with the record's answers in place of the models'.
+
+    Everything else is worked out anew, so the returned record equals ``record`` where that one
+    was written by this process with these settings. The caller compares.
+    """
+    step = _Step(process, record.intervention, None)
+    if len(record.texts) != step.n:
+        raise MfenvError(f"step {record.step} has {len(record.texts)} agents, expected {step.n}")
+    own = np.flatnonzero(~step.planted)
+    prompts = record.prompts or [""] * step.n
+    step.take_actions([ActionResult(record.texts[int(i)], prompts[int(i)]) for i in own])
+    step.take_labels(record.labels[step._unlabelled()])
+    if step.summary is not None:
+        step.take_summary(SummaryResult(record.mean_field, record.summary_prompt))
+    return replace(
+        step.commit(),
+        prompt_tokens=record.prompt_tokens,
+        completion_tokens=record.completion_tokens,
+    )
+
+
+def real_rollout(
+    event: Event, annotator: Annotator, settings: ProcessSettings | None = None
+) -> list[StepRecord]:
+    """What the real people did, in the batches of the process: the steps to compare with.
+
+    The mean field is empty; labels are the event's own where known, else the annotator's.
+    """
+    settings = settings or ProcessSettings()
+    plan = batches(len(event.posts) - 1, settings)
+    total = plan[-1][1] if plan else 0
+    texts = list(event.posts.texts[1 : total + 1])
+    if event.labels is not None:
+        labels = np.asarray(event.labels[1 : total + 1], dtype=np.int8)
+    else:
+        rows = [(event.topic, text, event.language) for text in texts]
+        labels = np.array(_label(annotator, rows), dtype=np.int8).reshape(-1, N_DIMENSIONS)
+    records, perceived = [], INITIAL
+    for t, (start, stop, warmup) in enumerate(plan):
+        n, batch = stop - start, _read_only(labels[start:stop])
+        rate = PERCEPTION_RATE * n / settings.batch
+        perceived = _read_only(perceive(perceived, batch, np.ones(n), rate=rate))
+        records.append(
+            StepRecord(
+                step=t,
+                warmup=warmup,
+                agents=_read_only(np.arange(start, stop)),
+                texts=tuple(texts[start:stop]),
+                labels=batch,
+                planted=_read_only(np.zeros(n, dtype=bool)),
+                distribution=_read_only(shares(batch)),
+                perceived=perceived,
+                mean_field="",
+                activity=_QUIET,
+                intervention=NONE,
+            )
+        )
+    return records
+
+
+def _ask(
+    models: Sequence[Any],
+    requests: Sequence[Sequence[_Q]],
+    call: Callable[[Any, list[_Q]], list[_A]],
+) -> list[list[_A]]:
+    """Hand the requests of all processes to their models, one call for each distinct model."""
+    groups: dict[int, list[int]] = {}
+    for i, (model, rows) in enumerate(zip(models, requests, strict=True)):
+        if rows:
+            groups.setdefault(id(model), []).append(i)
+    answers: list[list[_A]] = [[] for _ in models]
+    for members in groups.values():
+        model = models[members[0]]
+        flat = [row for i in members for row in requests[i]]
+        try:
+            result = call(model, flat)
+        except MfenvError:
+            raise
+        except Exception as error:
+            raise ModelError(
+                f"{type(model).__name__} failed: {type(error).__name__}: {error}"
+            ) from error
+        if len(result) != len(flat):
+            raise ModelError(
+                f"{type(model).__name__} gave {len(result)} answers to {len(flat)} requests"
+            )
+        position = 0
+        for i in members:
+            answers[i] = list(result[position : position + len(requests[i])])
+            position += len(requests[i])
+    return answers
+
+
+def _label(annotator: Annotator, rows: Sequence[tuple[str, str, str]]) -> list[Labels]:
+    """Annotate rows of topic, text and language, each distinct row once."""
+    if not rows:
+        return []
+    distinct = list(dict.fromkeys(rows))
+    topics, texts, languages = zip(*distinct, strict=True)
+    labels = np.asarray(annotator.label(list(topics), list(texts), list(languages)))
+    sizes = np.array([len(d.labels) for d in DIMENSIONS])
+    if labels.shape != (len(distinct), N_DIMENSIONS):
+        raise ModelError(
+            f"annotator {annotator.name!r} gave labels of shape {labels.shape}, "
+            f"expected {(len(distinct), N_DIMENSIONS)}"
+        )
+    if not ((labels >= 0) & (labels < sizes)).all():
+        raise ModelError(f"annotator {annotator.name!r} gave a label outside its dimension")
+    index = {row: i for i, row in enumerate(distinct)}
+    return [labels[index[row]] for row in rows]
+
+
+def _checked_actions(model: Any, results: Sequence[ActionResult]) -> list[ActionResult]:
+    for result in results:
+        if not isinstance(result.text, str):
+            raise ModelError(f"{type(model).__name__} gave an action that is no text")
+    return list(results)
+
+
+def _checked_summaries(model: Any, results: Sequence[SummaryResult]) -> list[SummaryResult]:
+    for result in results:
+        if not isinstance(result.text, str):
+            raise ModelError(f"{type(model).__name__} gave a mean field that is no text")
+    return list(results)
+
+
+class _Clock:
+    """Adds the seconds since the last lap to a named phase."""
+
+    def __init__(self, timings: dict[str, float] | None) -> None:
+        self.timings, self.last = timings, time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        now = time.perf_counter()
+        if self.timings is not None:
+            self.timings[phase] = self.timings.get(phase, 0.0) + now - self.last
+        self.last = now
+
+
+# -- small things --------------------------------------------------------------------------
+
+
+def _check_intervention(intervention: Intervention, warmup: bool) -> None:
+    if warmup and intervention.kind is not None:
+        raise ValueError("the warm-up replays real posts: no intervention is allowed in it")
+    worded = (None, Kind.STATEMENT, Kind.SEED)
+    if intervention.message is not None and intervention.kind not in worded:
+        raise ValueError(
+            f"an intervention {KINDS[intervention.kind]!r} takes no message; "
+            f"allowed: {', '.join(KINDS[k] for k in worded if k is not None)}"
+        )
+
+
+def _planted(
+    intervention: Intervention, language: str, seed: int, step: int, count: int
+) -> tuple[str, ...]:
+    if intervention.kind is Kind.SEED and intervention.message is not None:
+        return (intervention.message,) * count
+    return planted_texts(count, language, seed, step)
+
+
+def _popularity(event: Event, seen: int) -> Floats:
+    """Popularity ``(n_posts,)`` of posts: replies among the posts up to ``seen``, and likes."""
+    parents = np.asarray(event.posts.parents[: seen + 1])
+    counts = np.bincount(parents[parents >= 0], minlength=len(event.posts)).astype(float)
+    if event.posts.profiles is not None:
+        for i, profile in enumerate(event.posts.profiles[: seen + 1]):
+            if profile is not None and profile.likes is not None:
+                counts[i] += profile.likes
+    return counts
+
+
+def _fingerprint(event: Event, settings: ProcessSettings) -> str:
+    """A hash of all that the process reads of an event."""
+    n = min(len(event.posts), settings.agents + 1)
+    digest = hashlib.sha256()
+    for part in (event.topic, event.language, str(event.domain), *event.posts.texts[:n]):
+        data = part.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "little") + data)
+    digest.update(np.asarray(event.posts.parents[:n], dtype="<i4").tobytes())
+    if event.labels is not None:
+        digest.update(np.asarray(event.labels[:n], dtype=np.int8).tobytes())
+    if event.posts.profiles is not None:
+        digest.update(repr(list(event.posts.profiles[:n])).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:16]
+
+
+def _read_only(array: NDArray[Any]) -> NDArray[Any]:
+    """The same array, sealed: states and records are shared between forks."""
+    array.setflags(write=False)
+    return array
+
+
+def _frozen(array: Any) -> Floats:
+    return _read_only(np.array(array, dtype=float))
