@@ -1,18 +1,21 @@
 """The society tier: the synthetic society itself as dynamics, exact and in NumPy only.
 
 :func:`society_step` advances ``K`` worlds at once; :class:`SocietyDynamics` is the same for one
-world with snapshots, forks and texts.
+world, with records, snapshots and forks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass
+from typing import Any, Self, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mfenv.distributions import normalise, shares
+from mfenv.distributions import UNIFORM, normalise, shares
+from mfenv.dynamics.mean_field_text import render
 from mfenv.dynamics.notices import notice_texts, planted_texts
 from mfenv.dynamics.reach import (
     BLOCKED,
@@ -26,6 +29,7 @@ from mfenv.dynamics.reach import (
     reach_weights,
     stance_weights,
 )
+from mfenv.dynamics.records import StepRecord
 from mfenv.errors import MfenvError
 from mfenv.events.event import DOMAINS, Event
 from mfenv.events.synthetic.grammar import N_TEXT_DRAWS, write_many
@@ -46,36 +50,36 @@ from mfenv.interventions import (
     Kind,
     encode_action,
 )
-from mfenv.labels import N_DIMENSIONS, Labels, one_hot
+from mfenv.labels import N_DIMENSIONS, Labels, dimension, one_hot
 from mfenv.noise import uniform
 
 __all__ = [
     "Limit",
     "SocietyDynamics",
-    "SocietyRecord",
-    "SocietySnapshot",
     "SocietyState",
     "SocietyStep",
     "Worlds",
-    "credibility",
+    "agents_at",
     "initial_state",
+    "limit_step",
     "mean_field_limit",
     "next_activities",
     "society_step",
+    "start",
+    "text_uniforms",
+    "warm_up",
     "worlds_of",
 ]
 
 Floats = NDArray[np.float64]
 
 WARMUP = 50
-"""Reactions of an event that are taken as recorded before the society goes on by itself."""
+"""Agents of an event that act as recorded before the society goes on by itself."""
 
 BATCH = 16
-READING = 0.62
-"""Probability that one step's credibility reading points to the truth."""
+"""Agents a step."""
 
 _TEXT_TOKEN = 100  # noise keys: labels take tokens 0 to 7, texts from here
-_READING_TOKEN = 901
 _FLOOR = 0.1  # as in mfenv.interventions
 
 
@@ -85,20 +89,25 @@ class Worlds:
 
     seed: NDArray[np.int64]  # (K,) noise of the run
     topics: Topics
-    archetypes: NDArray[np.int8]  # (K, P) of the reactions' authors, in order, the source left out
-    first: NDArray[np.int64]  # (K,) reactions that the warm-up took
+    archetypes: NDArray[np.int8]  # (K, P): agent k is the author of the event's post k + 1
+    warmup: int = 0  # agents that act as recorded
     batch: int = BATCH
     surges: bool = True
 
     def __len__(self) -> int:
         return len(self.seed)
 
+    @property
+    def warmup_steps(self) -> int:
+        """Steps of the warm-up; the last one may be short."""
+        return -(-self.warmup // self.batch)
+
 
 @dataclass(frozen=True, slots=True)
 class SocietyState:
     """What changes in ``K`` worlds. Arrays are never written to in place."""
 
-    step: NDArray[np.int64]  # (K,) steps done since the warm-up
+    step: NDArray[np.int64]  # (K,) steps done, warm-up included
     perceived: Floats  # (K, 23)
     activity: Floats  # (K, 6) of the last step
 
@@ -107,7 +116,7 @@ class SocietyState:
 class SocietyStep:
     """One step of ``K`` worlds."""
 
-    agents: NDArray[np.int64]  # (K, n) reaction index within the event: 1 is the first after the source
+    agents: NDArray[np.int64]  # (K, n)
     archetypes: NDArray[np.int8]  # (K, n)
     own: Labels  # (K, n, 8) what the agents themselves would have done
     labels: Labels  # (K, n, 8) with planted reactions in place
@@ -120,9 +129,12 @@ class SocietyStep:
 
 
 def next_activities(activity: Floats, actions: ArrayLike) -> Floats:
-    """Vectorised :func:`mfenv.interventions.next_activity`: ``(K, 6)`` and flat actions ``(K,)``."""
+    """Activity ``(K, 6)`` of the next step under flat actions ``(K,)``.
+
+    The same as :func:`mfenv.interventions.next_activity` in each world.
+    """
     actions = np.asarray(actions, dtype=np.intp)
-    result = activity * DECAY
+    result = np.asarray(activity * DECAY)
     result[result < _FLOOR] = 0.0
     acting = np.flatnonzero(actions)
     kind, intensity = np.divmod(actions[acting] - 1, len(INTENSITIES))
@@ -131,9 +143,10 @@ def next_activities(activity: Floats, actions: ArrayLike) -> Floats:
 
 
 def agents_at(worlds: Worlds, step: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Indices ``(K, n)`` of the reactions whose authors act; they start again when used up."""
-    position = worlds.first[:, None] + step[:, None] * worlds.batch + np.arange(worlds.batch)
-    return position % worlds.archetypes.shape[1] + 1
+    """Agents ``(K, n)`` of a step ``(K,)`` after the warm-up; they start again when used up."""
+    first = worlds.warmup + (step - worlds.warmup_steps)[:, None] * worlds.batch
+    agents: NDArray[np.int64] = (first + np.arange(worlds.batch)) % worlds.archetypes.shape[1]
+    return agents
 
 
 def society_step(
@@ -142,7 +155,7 @@ def society_step(
     """Advance ``K`` worlds by one batch under flat actions ``(K,)``. Pure."""
     activity = next_activities(state.activity, actions)
     agents = agents_at(worlds, state.step)
-    archetypes = np.take_along_axis(worlds.archetypes, agents - 1, axis=1)
+    archetypes = np.take_along_axis(worlds.archetypes, agents, axis=1)
     seed, step = worlds.seed[:, None], state.step[:, None]
     surges = (
         surge(worlds.seed, state.step, worlds.topics.virality)
@@ -162,19 +175,6 @@ def society_step(
     return SocietyState(state.step + 1, perceived, activity), record
 
 
-def warm_up(labels: Labels, batch: int = BATCH) -> Floats:
-    """Perceived distribution ``(23,)`` after recorded reactions ``(m, 8)``, in batches.
-
-    The last batch may be short: it moves perception in proportion to its length.
-    """
-    perceived = INITIAL
-    for start in range(0, len(labels), batch):
-        part = labels[start : start + batch]
-        rate = PERCEPTION_RATE * len(part) / batch
-        perceived = perceive(perceived, part, np.ones(len(part)), rate)
-    return perceived
-
-
 def worlds_of(
     events: Sequence[Event],
     seeds: Sequence[int],
@@ -192,7 +192,9 @@ def worlds_of(
         raise MfenvError(f"{len(events)} events and {len(seeds)} seeds: their number must be equal")
     lengths = {len(e.posts) for e in events}
     if len(lengths) > 1:
-        raise MfenvError(f"events of one batch need the same number of posts, got {sorted(lengths)}")
+        raise MfenvError(
+            f"events of one batch need the same number of posts, got {sorted(lengths)}"
+        )
     hidden = []
     for event in events:
         if "hidden" not in event.meta or "archetypes" not in event.meta or event.labels is None:
@@ -215,37 +217,42 @@ def worlds_of(
             trust=np.array([h["trust"] for h in hidden], dtype=float),
         ),
         archetypes=np.array([e.meta["archetypes"][1:] for e in events], dtype=np.int8),
-        first=np.full(len(events), warmup, dtype=np.int64),
+        warmup=warmup,
         batch=batch,
         surges=surges,
     )
 
 
-def initial_state(worlds: Worlds, events: Sequence[Event]) -> SocietyState:
-    """The state of worlds after their events' recorded warm-up."""
-    warm = [
-        warm_up(np.asarray(e.labels)[1 : 1 + int(k)], worlds.batch)
-        for e, k in zip(events, worlds.first, strict=True)
-    ]
+def start(worlds: Worlds) -> SocietyState:
+    """Nobody has acted yet."""
     return SocietyState(
         step=np.zeros(len(worlds), dtype=np.int64),
-        perceived=np.stack(warm),
+        perceived=np.tile(INITIAL, (len(worlds), 1)),
         activity=np.zeros((len(worlds), len(Kind))),
     )
 
 
-def credibility(truth: ArrayLike, seed: ArrayLike, step: ArrayLike) -> Floats:
-    """Posterior probability that a topic is true, from one noisy reading a step.
+def warm_up(worlds: Worlds, events: Sequence[Event]) -> list[tuple[SocietyState, Labels]]:
+    """Play the recorded warm-up: the state after each step, and its labels ``(K, m, 8)``.
 
-    Readings 0 … ``step`` are each right with probability :data:`READING`; the prior is one half.
-    Arguments broadcast; the result has their common shape.
+    The last batch may be short: it moves perception in proportion to its length.
     """
-    truth, seed, step = np.broadcast_arrays(np.asarray(truth, bool), seed, step)
-    rounds = np.arange(int(step.max(initial=0)) + 1)
-    right = uniform(seed[..., None], -1, rounds, _READING_TOKEN) < READING
-    votes = np.where(right == truth[..., None], 1, -1) * (rounds <= step[..., None])
-    odds = votes.sum(axis=-1) * np.log(READING / (1 - READING))
-    return np.asarray(1.0 / (1.0 + np.exp(-odds)))
+    recorded = np.stack([np.asarray(e.labels)[1 : 1 + worlds.warmup] for e in events])
+    state = start(worlds)
+    steps = []
+    for first in range(0, worlds.warmup, worlds.batch):
+        part = recorded[:, first : first + worlds.batch]
+        rate = PERCEPTION_RATE * part.shape[1] / worlds.batch
+        perceived = perceive(state.perceived, part, np.ones(part.shape[:2]), rate)
+        state = SocietyState(state.step + 1, perceived, state.activity)
+        steps.append((state, part))
+    return steps
+
+
+def initial_state(worlds: Worlds, events: Sequence[Event]) -> SocietyState:
+    """The state of worlds after their events' recorded warm-up."""
+    steps = warm_up(worlds, events)
+    return steps[-1][0] if steps else start(worlds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +281,7 @@ def limit_step(
     weights[..., 1] *= 1.0 - BLOCKED * activity[:, None, Kind.FRICTION]
     counts, _ = expected_counts(tables, mixture, weights)
     share = PLANTED_SHARE * activity[:, Kind.SEED, None]
-    planted = one_hot(PLANTED) * stance_weights(activity, PLANTED[4])[:, None]
+    planted = one_hot(PLANTED) * stance_weights(activity, PLANTED[dimension("stance")])[:, None]
     reached = normalise((1.0 - share) * counts + share * planted)
     return distribution, (1.0 - PERCEPTION_RATE) * perceived + PERCEPTION_RATE * reached
 
@@ -304,42 +311,35 @@ def mean_field_limit(
     return Limit(np.stack(own, axis=1), np.stack(path, axis=1), np.stack(active, axis=1))
 
 
-@dataclass(frozen=True, slots=True)
-class SocietyRecord:
-    """One step of one world. ``texts`` are written when first asked for."""
+class _Texts(Sequence[str]):
+    """Reactions' texts, written when first read: most planners never do."""
 
-    step: int
-    agents: NDArray[np.int64]  # (n,) index of the post whose author acts
-    labels: Labels  # (n, 8), planted reactions in place
-    planted: NDArray[np.bool_]  # (n,)
-    weights: Floats  # (n,) in the perceived distribution
-    distribution: Floats  # (23,) of the reactions that are not planted
-    perceived: Floats  # (23,) after the step
-    activity: Floats  # (6,) during the step
-    surge: float
-    notices: tuple[str, ...]
-    _subject: str = field(repr=False)
-    _seed: int = field(repr=False)
+    def __init__(self, labels: Labels, planted: int, subject: str, seed: int, step: int,
+                 agents: NDArray[np.int64]) -> None:  # fmt: skip
+        self._key = (labels, planted, subject, seed, step, agents)
+        self._written: list[str] | None = None
 
-    @property
-    def texts(self) -> list[str]:
-        """The reactions' texts, ``n`` of them; the same at every call."""
-        u = text_uniforms(np.array(self._seed), self.agents, np.array(self.step))
-        written = write_many(self.labels, [self._subject] * len(self.labels), u)
-        for i, text in enumerate(
-            planted_texts(int(self.planted.sum()), "en", self._seed, self.step)
-        ):
-            written[i] = text
-        return written
+    def __len__(self) -> int:
+        return len(self._key[0])
 
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if self._written is None:
+            labels, planted, subject, seed, step, agents = self._key
+            u = text_uniforms(seed, agents[planted:], step)
+            self._written = [
+                *planted_texts(planted, "en", seed, step),
+                *write_many(labels[planted:], [subject] * (len(labels) - planted), u),
+            ]
+        return self._written[index]
 
-@dataclass(frozen=True, slots=True)
-class SocietySnapshot:
-    """All that a world needs to go on."""
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
 
-    event: Event
-    seed: int
-    state: SocietyState
+    __hash__ = None  # type: ignore[assignment]
 
 
 def text_uniforms(seed: ArrayLike, agents: ArrayLike, step: ArrayLike) -> Floats:
@@ -352,38 +352,90 @@ def text_uniforms(seed: ArrayLike, agents: ArrayLike, step: ArrayLike) -> Floats
 class SocietyDynamics:
     """The synthetic society as the dynamics of one world.
 
-    The first ``warmup`` reactions of an event are as recorded; from there the authors of the
-    event's further posts act in batches (and start again when used up). All noise is keyed by
-    (seed, agent, step, draw), so a fork sees what its parent sees.
+    Implements :class:`mfenv.dynamics.records.Dynamics`. The first ``warmup`` agents of an event
+    act as recorded; from there the authors of the event's further posts act in full batches (and
+    start again when used up). All noise is keyed by (seed, agent, step, draw), so a fork sees
+    what its parent sees. The mean field is the perceived shares, without reactions.
     """
 
     def __init__(self, *, batch: int = BATCH, warmup: int = WARMUP, surges: bool = True) -> None:
         if batch < 1 or warmup < 0:
-            raise MfenvError(f"batch {batch} must be at least 1 and warmup {warmup} at least 0")
+            raise MfenvError(
+                f"batch {batch} and warmup {warmup} are not allowed; "
+                "allowed: batch 1 or more, warmup 0 or more"
+            )
         self.batch, self.warmup, self.surges = batch, warmup, surges
+        self.seed = 0
         self._event: Event | None = None
-        self._seed = 0
         self._worlds: Worlds | None = None
         self._state: SocietyState | None = None
+        self._distribution: Floats = UNIFORM
+        self._message: str | None = None
 
-    def reset(self, event: Event, seed: int = 0) -> Floats:
-        """Start an event and play its warm-up; returns the warm-up's shares ``(23,)``."""
+    def reset(self, event: Event, seed: int = 0) -> list[StepRecord]:
+        """Start an event: play its recorded warm-up and return those steps."""
+        self._load(event, seed)
+        worlds = self._started()[1]
+        self._state, self._distribution, self._message = start(worlds), UNIFORM, None
+        records = []
+        for number, (state, labels) in enumerate(warm_up(worlds, [event])):
+            self._state = state
+            self._distribution = shares(labels[0])
+            agents = number * self.batch + np.arange(labels.shape[1])
+            records.append(
+                StepRecord(
+                    step=number,
+                    warmup=True,
+                    agents=agents,
+                    texts=tuple(event.posts.texts[int(k) + 1] for k in agents),
+                    labels=labels[0],
+                    planted=np.zeros(len(agents), dtype=bool),
+                    distribution=self._distribution,
+                    perceived=state.perceived[0],
+                    mean_field=self.mean_field,
+                    activity=state.activity[0],
+                    intervention=NONE,
+                )
+            )
+        return records
+
+    def _load(self, event: Event, seed: int) -> None:
         self._worlds = worlds_of(
             [event], [seed], warmup=self.warmup, batch=self.batch, surges=self.surges
         )
-        self._event, self._seed = event, seed
-        self._state = initial_state(self._worlds, [event])
-        return shares(np.asarray(event.labels)[1 : 1 + self.warmup])
+        self._event, self.seed = event, seed
 
     def _started(self) -> tuple[Event, Worlds, SocietyState]:
-        if self._event is None or self._worlds is None or self._state is None:
+        if self._event is None or self._worlds is None:
             raise MfenvError("the society has no event: call reset(event, seed) first")
-        return self._event, self._worlds, self._state
+        return self._event, self._worlds, self._state or start(self._worlds)
 
     @property
     def event(self) -> Event:
-        """The event that runs."""
+        """The event that is played."""
         return self._started()[0]
+
+    @property
+    def step_index(self) -> int:
+        """Index of the next step, warm-up included."""
+        return int(self._started()[2].step[0])
+
+    @property
+    def horizon(self) -> int:
+        """Rollout steps of an episode in all, warm-up excluded."""
+        left = self._started()[1].archetypes.shape[1] - self.warmup
+        return -(-left // self.batch)
+
+    @property
+    def mean_field(self) -> str:
+        """The current mean field as text: the perceived shares; "" before anybody acted."""
+        state = self._started()[2]
+        return render(state.perceived[0], (), "en") if int(state.step[0]) else ""
+
+    @property
+    def distribution(self) -> Floats:
+        """Label shares ``(23,)`` of the latest step; uniform before the first."""
+        return self._distribution.copy()
 
     @property
     def perceived(self) -> Floats:
@@ -392,47 +444,68 @@ class SocietyDynamics:
 
     @property
     def activity(self) -> Floats:
-        """The activity ``(6,)`` of interventions during the last step."""
+        """Running interventions ``(6,)`` during the latest step."""
         return self._started()[2].activity[0].copy()
 
-    def step(self, intervention: Intervention = NONE) -> SocietyRecord:
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What running interventions showed to the agents of the latest step."""
+        event, _, state = self._started()
+        return notice_texts(state.activity[0], event.domain, "en", self._message)
+
+    def step(self, intervention: Intervention = NONE) -> StepRecord:
         """Let the next batch act under an intervention."""
         event, worlds, state = self._started()
         number = int(state.step[0])
         self._state, r = society_step(worlds, state, [encode_action(intervention)])
-        return SocietyRecord(
+        if intervention.kind is Kind.STATEMENT:
+            self._message = intervention.message
+        self._distribution = r.distribution[0]
+        subject = str(event.meta["subject"])
+        planted = int(r.planted[0].sum())
+        return StepRecord(
             step=number,
+            warmup=False,
             agents=r.agents[0],
+            texts=_Texts(r.labels[0], planted, subject, self.seed, number, r.agents[0]),
             labels=r.labels[0],
             planted=r.planted[0],
-            weights=r.weights[0],
             distribution=r.distribution[0],
             perceived=r.perceived[0],
+            mean_field=self.mean_field,
             activity=r.activity[0],
-            surge=float(r.surge[0]),
-            notices=notice_texts(r.activity[0], event.domain, "en", intervention.message),
-            _subject=str(event.meta["subject"]),
-            _seed=self._seed,
+            intervention=intervention,
         )
 
-    def snapshot(self) -> SocietySnapshot:
-        """What :meth:`restore` needs to come back to this point."""
+    def snapshot(self) -> dict[str, Any]:
+        """What :meth:`restore` needs to come back to this point of the same event."""
         event, _, state = self._started()
-        return SocietySnapshot(event, self._seed, state)
+        return {
+            "event_id": event.event_id,
+            "seed": self.seed,
+            "step": int(state.step[0]),
+            "perceived": state.perceived[0].copy(),
+            "activity": state.activity[0].copy(),
+            "distribution": self._distribution.copy(),
+            "message": self._message,
+        }
 
-    def restore(self, snapshot: SocietySnapshot) -> None:
-        """Go on from a snapshot (of this or of another object with the same settings)."""
-        self._event, self._seed, self._state = snapshot.event, snapshot.seed, snapshot.state
-        self._worlds = worlds_of(
-            [snapshot.event],
-            [snapshot.seed],
-            warmup=self.warmup,
-            batch=self.batch,
-            surges=self.surges,
+    def restore(self, snapshot: dict[str, Any]) -> None:
+        """Go back to a snapshot of the event that is played."""
+        event = self.event
+        if snapshot["event_id"] != event.event_id:
+            raise MfenvError(
+                f"the snapshot is of event {snapshot['event_id']!r}, not of {event.event_id!r}"
+            )
+        self._load(event, int(snapshot["seed"]))
+        self._state = SocietyState(
+            step=np.array([snapshot["step"]], dtype=np.int64),
+            perceived=np.array(snapshot["perceived"], dtype=float)[None],
+            activity=np.array(snapshot["activity"], dtype=float)[None],
         )
+        self._distribution = np.array(snapshot["distribution"], dtype=float)
+        self._message = snapshot["message"]
 
-    def fork(self) -> SocietyDynamics:
-        """A second world at this point, with the same noise ahead of it."""
-        other = SocietyDynamics(batch=self.batch, warmup=self.warmup, surges=self.surges)
-        other.restore(self.snapshot())
-        return other
+    def fork(self) -> Self:
+        """An independent world at this point, with the same noise ahead of it."""
+        return copy(self)  # arrays are replaced, never written to, so sharing them is safe

@@ -1,0 +1,1 @@
+"""The synthetic society: generated English events whose dynamics are known exactly."""

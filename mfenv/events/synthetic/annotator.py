@@ -43,7 +43,7 @@ class ExactAnnotator:
         rest = np.flatnonzero(~exact)
         if len(rest):
             labels[rest] = self._fallback(texts, rest).label(
-                *([column[i] for i in rest] for column in (topics, texts, languages))
+                *([column[int(i)] for i in rest] for column in (topics, texts, languages))
             )
         return labels, exact
 
@@ -56,7 +56,7 @@ class ExactAnnotator:
         rest = np.flatnonzero(~exact)
         if len(rest):
             result[rest] = self._fallback(texts, rest).probabilities(
-                *([column[i] for i in rest] for column in (topics, texts, languages))
+                *([column[int(i)] for i in rest] for column in (topics, texts, languages))
             )
         return result
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from mfenv.dynamics.mean_field_text import render, telling
 from mfenv.dynamics.models import Reaction
 from mfenv.dynamics.notices import notice_texts, planted_texts
-from mfenv.dynamics.reach import INITIAL, PLANTED
+from mfenv.dynamics.reach import INITIAL
 from mfenv.dynamics.society import (
     BATCH,
-    SocietyState,
     Worlds,
     society_step,
+    start,
     text_uniforms,
 )
 from mfenv.events.event import DOMAINS, Event, Posts, Profile
@@ -24,8 +24,8 @@ from mfenv.events.synthetic.archetypes import ARCHETYPES, MIXTURE, N_PROFILE_DRA
 from mfenv.events.synthetic.grammar import write_many
 from mfenv.events.synthetic.response import Topics
 from mfenv.events.synthetic.topics import Topic, sample_topic
-from mfenv.interventions import INTENSITIES, KINDS, N_ACTIONS, Kind
-from mfenv.labels import Labels, encode_code
+from mfenv.interventions import INTENSITIES, N_ACTIONS, Kind
+from mfenv.labels import DIMENSIONS, Labels, encode_code
 from mfenv.noise import generator, uniform
 
 __all__ = ["SyntheticSociety", "TrainingStep", "training_steps"]
@@ -89,18 +89,13 @@ class SyntheticSociety:
                 seed=seeds,
                 topics=topics_of(topics),
                 archetypes=archetypes[:, 1:],
-                first=np.zeros(len(indices), dtype=np.int64),
             )
-            state = SocietyState(
-                step=np.zeros(len(indices), dtype=np.int64),
-                perceived=np.tile(INITIAL, (len(indices), 1)),
-                activity=np.zeros((len(indices), len(KINDS))),
-            )
+            state = start(worlds)
             quiet = np.zeros(len(indices), dtype=np.intp)
-            for start in range(1, n_posts, BATCH):
+            for first in range(1, n_posts, BATCH):
                 state, record = society_step(worlds, state, quiet)
-                size = min(BATCH, n_posts - start)
-                labels[:, start : start + size] = record.labels[:, :size]
+                size = min(BATCH, n_posts - first)
+                labels[:, first : first + size] = record.labels[:, :size]
         return [
             self._assemble(i, topic, int(seed), archetypes[k], labels[k])
             for k, (i, topic, seed) in enumerate(zip(indices, topics, seeds, strict=True))
@@ -111,8 +106,9 @@ class SyntheticSociety:
     ) -> Event:
         n = len(labels)
         people = np.arange(n)
-        steps = (people - 1) // BATCH
-        texts = write_many(labels[1:], [topic.subject] * (n - 1), text_uniforms(seed, people, steps)[1:])
+        agents = people[1:] - 1
+        u = text_uniforms(seed, agents, agents // BATCH)
+        texts = write_many(labels[1:], [topic.subject] * (n - 1), u)
         wait = -np.log1p(-uniform(seed, people, 0, _TIME_TOKEN))
         gaps = _GAP * np.exp(-0.8 * topic.virality) * (1.0 + people / 60.0) * wait
         gaps[0] = 0.0
@@ -214,8 +210,6 @@ def training_steps(
 
 def _random_perceived(rng: np.random.Generator, worlds: int) -> Floats:
     """Perceived distributions ``(worlds, 23)``, from flat to extreme."""
-    from mfenv.labels import DIMENSIONS
-
     parts = []
     for d in DIMENSIONS:
         sharpness = np.exp(rng.uniform(-0.7, 1.6, worlds))[:, None]
@@ -224,9 +218,7 @@ def _random_perceived(rng: np.random.Generator, worlds: int) -> Floats:
     return np.concatenate(parts, axis=1)
 
 
-def _block(
-    rng: np.random.Generator, k: int, steps: int, surges: bool
-) -> Iterator[TrainingStep]:
+def _block(rng: np.random.Generator, k: int, steps: int, surges: bool) -> Iterator[TrainingStep]:
     topics = [sample_topic(rng) for _ in range(k)]
     archetypes = rng.choice(len(ARCHETYPES), p=MIXTURE, size=(k, steps * BATCH)).astype(np.int8)
     seeds = rng.integers(2**53, size=k)
@@ -234,14 +226,11 @@ def _block(
         seed=seeds,
         topics=topics_of(topics),
         archetypes=archetypes,
-        first=np.zeros(k, dtype=np.int64),
         surges=surges,
     )
     cold = rng.random(k) < 0.5
     perceived = np.where(cold[:, None], INITIAL, _random_perceived(rng, k))
-    state = SocietyState(
-        step=np.zeros(k, dtype=np.int64), perceived=perceived, activity=np.zeros((k, len(KINDS)))
-    )
+    state = replace(start(worlds), perceived=perceived)
     actions = random_actions(rng, k, steps)
     records: list[TrainingStep] = []
     told: list[tuple[str, ...]] = [() for _ in range(k)]
@@ -283,6 +272,5 @@ def _block(
                 )
             )
             told[w] = tuple(telling(reached))
-    assert (PLANTED >= 0).all()
     for i in rng.permutation(len(records)):
         yield records[i]

@@ -94,8 +94,8 @@ _CLOSINGS: dict[str, tuple[str, ...]] = {
            "How would you feel?", "Who feels the same?"),
     "sp": ("Please tell everyone, I beg you!", "My friends, spread the word!",
            "I want all to hear this!", "Help me reach more people!", "Tell your loved ones!"),
-    "so": ("", "", "", "", "That is how I feel.", "That is my opinion.", "Just my view.", "I mean it.",
-           "That is what I think."),
+    "so": ("", "", "", "", "That is how I feel.", "That is my opinion.", "Just my view.",
+           "I mean it.", "That is what I think."),
     "oq": ("What is the source?", "When was this recorded?", "Where are the figures?",
            "Who reported it first?", "Is there a document?"),
     "op": ("Details in the link.", "Full report below.", "Copy the link.", "The page is public.",
@@ -111,11 +111,11 @@ _CODES = [d.codes for d in DIMENSIONS]
 def _valid() -> NDArray[np.bool_]:
     """Which label combinations the grammar can write; one axis per dimension."""
     emotion = np.zeros((6, 3), dtype=bool)
-    for e, t in _OPENINGS:
-        emotion[_CODES[_E].index(e), _CODES[_T].index(t)] = True
+    for k in _OPENINGS:
+        emotion[_CODES[_E].index(k[0]), _CODES[_T].index(k[1])] = True
     core = np.zeros((2, 3, 2), dtype=bool)
-    for b, s, r in _CORES:
-        core[_CODES[_B].index(b), _CODES[_S].index(s), _CODES[_R].index(r)] = True
+    for k in _CORES:
+        core[_CODES[_B].index(k[0]), _CODES[_S].index(k[1]), _CODES[_R].index(k[2])] = True
     both = np.einsum("bsr,et->retsb", core, emotion)
     return np.broadcast_to(
         both[:, :, :, None, :, :, None, None], tuple(len(d.labels) for d in DIMENSIONS)
@@ -140,12 +140,8 @@ _CORE_TABLE = {
     (_CODES[_B].index(k[0]), _CODES[_S].index(k[1]), _CODES[_R].index(k[2])): v
     for k, v in _CORES.items()
 }
-_OPENING_TABLE = {
-    (_CODES[_E].index(k[0]), _CODES[_T].index(k[1])): v for k, v in _OPENINGS.items()
-}
-_CLOSING_TABLE = {
-    (_CODES[_O].index(k[0]), _CODES[_I].index(k[1])): v for k, v in _CLOSINGS.items()
-}
+_OPENING_TABLE = {(_CODES[_E].index(k[0]), _CODES[_T].index(k[1])): v for k, v in _OPENINGS.items()}
+_CLOSING_TABLE = {(_CODES[_O].index(k[0]), _CODES[_I].index(k[1])): v for k, v in _CLOSINGS.items()}
 _ENDS = (".", ".", "!")
 _SILENT = tuple(SILENT_REPOST.tolist())
 

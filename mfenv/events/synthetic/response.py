@@ -146,7 +146,7 @@ def _tendency() -> Floats:
     logits += np.array(
         [(0, 1.5, 0), (0, 0, 1.6), (1.8, 0, 0), (0, 1.0, 0), (0, 0.8, 0), (0, 0, 0.6)]
     )[:, None, :]
-    possible = VALID.any(axis=(0, 3, 4, 5, 6, 7))  # (6, 3)
+    possible = np.asarray(VALID.any(axis=(0, 3, 4, 5, 6, 7)))  # (6, 3)
     return _softmax(np.where(possible[:, None, :], logits, _FORBIDDEN))
 
 
@@ -161,10 +161,12 @@ def _subjectivity() -> Floats:
 
 
 _TENDENCY, _SUBJECTIVITY = _tendency(), _subjectivity()
-_BELIEF_STANCE_VALID = VALID.any(axis=(1, 2, 3, 6, 7))  # (rumor, stance, belief)
+_CERTAIN = np.asarray(VALID.any(axis=(1, 2, 3, 6, 7)))  # (rumor, stance, belief)
 
 
-def response(topics: Topics, perceived: Floats, activity: Floats, surges: ArrayLike = 0.0) -> Tables:
+def response(
+    topics: Topics, perceived: Floats, activity: Floats, surges: ArrayLike = 0.0
+) -> Tables:
     """Conditional label probabilities of every archetype in ``K`` worlds.
 
     Perceived ``(K, 23)``, activity ``(K, 6)``, surges ``(K,)`` (or 0 for none).
@@ -217,7 +219,7 @@ def response(topics: Topics, perceived: Floats, activity: Floats, surges: ArrayL
     rumor = _binary(spread)
     for b in range(2):
         for s in range(2):
-            rumor[:, :, b, s] = _BELIEF_STANCE_VALID[:, s, b]
+            rumor[:, :, b, s] = _CERTAIN[:, s, b]
 
     sharing = (
         _SHARING
