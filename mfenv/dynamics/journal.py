@@ -1,0 +1,470 @@
+"""Runs that survive a kill: an append-only journal of step records for each process.
+
+A journal is a JSONL file: a header (format, settings and their hash), then one line a step in
+canonical JSON, each on disk before the next step begins. Timings stand in a file beside it, so
+that the journal of a run that was killed and continued has the bytes of an undisturbed one. To
+continue, the recorded steps are replayed without any model call and compared with their lines.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+
+from mfenv.dynamics.process import MeanFieldProcess, advance, replay
+from mfenv.dynamics.records import StepRecord
+from mfenv.errors import DataError, MfenvError
+from mfenv.interventions import INTENSITIES, KINDS, NONE, Intervention, Kind
+from mfenv.labels import N_LABELS, decode_code, encode_code
+
+__all__ = [
+    "FORMAT",
+    "Journal",
+    "RunLock",
+    "Schedule",
+    "read_journal",
+    "record_from_json",
+    "record_to_json",
+    "run",
+    "timings_path",
+]
+
+FORMAT = "mfenv-journal/1"
+
+Schedule = Callable[[int, MeanFieldProcess], Intervention]
+"""Chooses the intervention of a rollout step: (index of the process, process) → intervention."""
+
+
+# -- records as JSON -----------------------------------------------------------------------
+
+
+def canonical(value: Any) -> bytes:
+    """One line of canonical JSON: sorted keys, no spaces, floats that read back exactly."""
+
+    def dump(ensure_ascii: bool) -> bytes:
+        text = json.dumps(
+            value,
+            ensure_ascii=ensure_ascii,
+            sort_keys=True,
+            separators=(",", ":"),
+            allow_nan=False,
+        )
+        return text.encode("utf-8") + b"\n"
+
+    try:
+        return dump(False)
+    except UnicodeEncodeError:  # a lone surrogate in somebody's text; escapes can hold it
+        return dump(True)
+
+
+def record_to_json(record: StepRecord) -> dict[str, Any]:
+    """A step record as JSON values. Prompts are stored once up to where they part."""
+    prefix = _common_prefix([p for p in record.prompts if p])
+    return {
+        "step": record.step,
+        "warmup": record.warmup,
+        "agents": record.agents.tolist(),
+        "actions": list(record.texts),
+        "labels": [decode_code(row) for row in record.labels],
+        "planted": np.flatnonzero(record.planted).tolist(),
+        "distribution": record.distribution.tolist(),
+        "perceived": record.perceived.tolist(),
+        "mean_field": record.mean_field,
+        "activity": record.activity.tolist(),
+        "intervention": _intervention_to_json(record.intervention),
+        "tokens": [record.prompt_tokens, record.completion_tokens],
+        "prompt_prefix": prefix,
+        "prompts": [p[len(prefix) :] if p else None for p in record.prompts],
+        "summary_prompt": record.summary_prompt,
+    }
+
+
+def record_from_json(value: Mapping[str, Any]) -> StepRecord:
+    """The inverse of :func:`record_to_json`. ``KeyError``, ``TypeError`` or ``ValueError`` if
+    a field is absent or malformed."""
+    n = len(value["agents"])
+    planted = np.zeros(n, dtype=bool)
+    planted[np.array(value["planted"], dtype=np.intp)] = True
+    labels = np.array([encode_code(code) for code in value["labels"]], dtype=np.int8)
+    record = StepRecord(
+        step=int(value["step"]),
+        warmup=bool(value["warmup"]),
+        agents=np.array(value["agents"], dtype=np.int64),
+        texts=tuple(value["actions"]),
+        labels=labels.reshape(-1, 8),
+        planted=planted,
+        distribution=np.array(value["distribution"], dtype=float),
+        perceived=np.array(value["perceived"], dtype=float),
+        mean_field=value["mean_field"],
+        activity=np.array(value["activity"], dtype=float),
+        intervention=_intervention_from_json(value["intervention"]),
+        prompt_tokens=int(value["tokens"][0]),
+        completion_tokens=int(value["tokens"][1]),
+        prompts=tuple("" if p is None else value["prompt_prefix"] + p for p in value["prompts"]),
+        summary_prompt=value["summary_prompt"],
+    )
+    if not n == len(record.texts) == len(record.labels):
+        raise ValueError(f"{n} agents, {len(record.texts)} actions, {len(record.labels)} labels")
+    if record.distribution.shape != (N_LABELS,) or record.perceived.shape != (N_LABELS,):
+        raise ValueError(f"a distribution needs {N_LABELS} entries")
+    return record
+
+
+def _common_prefix(texts: Sequence[str]) -> str:
+    if len(texts) < 2:
+        return ""
+    # What the first and the last in order have in common, all between them have too.
+    first, last = min(texts), max(texts)
+    same = (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
+    return first[: next(same, len(first))]
+
+
+def _intervention_to_json(u: Intervention) -> dict[str, Any] | None:
+    if u.kind is None:
+        return None
+    return {"kind": KINDS[u.kind], "intensity": INTENSITIES[u.intensity], "message": u.message}
+
+
+def _intervention_from_json(value: Mapping[str, Any] | None) -> Intervention:
+    if value is None:
+        return NONE
+    kind, intensity = KINDS.index(value["kind"]), INTENSITIES.index(value["intensity"])
+    return Intervention(Kind(kind), intensity, value["message"])
+
+
+# -- one journal ---------------------------------------------------------------------------
+
+
+def timings_path(path: Path) -> Path:
+    """Where the timings of a journal stand: ``run.jsonl`` → ``run.timings.jsonl``."""
+    return path.with_name(path.name.removesuffix(".jsonl") + ".timings.jsonl")
+
+
+@dataclass(frozen=True, slots=True)
+class _Contents:
+    """A journal as it lies on disk."""
+
+    settings: dict[str, Any]
+    records: list[StepRecord]
+    ends: list[int]  # byte offset behind the header, then behind each step
+
+
+def read_journal(path: Path | str) -> tuple[dict[str, Any], list[StepRecord]]:
+    """Read a journal's settings and steps. A torn last line is passed over.
+
+    Raises ``DataError`` naming file, line and problem where the journal is damaged.
+    """
+    contents = _read(Path(path))
+    if contents is None:
+        raise MfenvError(f"{path}: no journal: the file has no complete header")
+    return contents.settings, contents.records
+
+
+def _read(path: Path) -> _Contents | None:
+    """Read what is complete; ``None`` where not even the header is."""
+    lines = path.read_bytes().split(b"\n")
+    torn = lines.pop()  # what stands behind the last line end: nothing, or a torn line
+    if not lines:
+        if torn and not torn.startswith(b"{"):
+            raise DataError(str(path), "line 1", "header", f"this is no journal ({FORMAT})")
+        return None
+    settings = _header(path, lines[0])
+    records: list[StepRecord] = []
+    ends = [len(lines[0]) + 1]
+    for number, line in enumerate(lines[1:], start=2):
+        where = f"line {number}"
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            if number == len(lines):  # a page of the last line that never reached the disk
+                break
+            raise DataError(str(path), where, "(all)", f"damaged: {error}") from None
+        try:
+            record = record_from_json(value)
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            problem = f"{type(error).__name__}: {error}"
+            raise DataError(str(path), where, "(all)", f"no step record: {problem}") from None
+        if record.step != len(records):
+            raise DataError(
+                str(path), where, "step", f"{record.step} found, {len(records)} expected"
+            )
+        records.append(record)
+        ends.append(ends[-1] + len(line) + 1)
+    return _Contents(settings, records, ends)
+
+
+def _header(path: Path, line: bytes) -> dict[str, Any]:
+    try:
+        header = json.loads(line)
+        kind, settings, digest = header["format"], header["settings"], header["sha256"]
+    except (ValueError, KeyError, TypeError):
+        raise DataError(str(path), "line 1", "header", f"this is no journal ({FORMAT})") from None
+    if kind != FORMAT:
+        raise DataError(str(path), "line 1", "format", f"{kind!r} found, {FORMAT!r} expected")
+    if digest != hashlib.sha256(canonical(settings)).hexdigest():
+        raise DataError(str(path), "line 1", "sha256", "the settings are not those of the hash")
+    assert isinstance(settings, dict)
+    return settings
+
+
+class Journal:
+    """The journal of one process, open for continuing.
+
+    Opening reads the complete steps (``records``) and cuts a torn last line. Raises
+    ``MfenvError`` naming the setting that differs where the journal is of another run, and
+    ``DataError`` where it is damaged.
+    """
+
+    def __init__(self, path: Path | str, settings: Mapping[str, Any]) -> None:
+        self.path = Path(path)
+        self.settings = json.loads(canonical(dict(settings)))
+        self.records: list[StepRecord] = []
+        self._file: BinaryIO
+        contents = _read(self.path) if self.path.exists() else None
+        if contents is not None:
+            _check_settings(self.path, contents.settings, self.settings)
+            self.records, self._ends = contents.records, contents.ends
+            self._file = self.path.open("r+b")
+            self._file.truncate(self._ends[-1])
+            self._file.seek(0, os.SEEK_END)
+        else:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("wb")
+            digest = hashlib.sha256(canonical(self.settings)).hexdigest()
+            header = {"format": FORMAT, "settings": self.settings, "sha256": digest}
+            self._ends = [self._write(canonical(header))]
+            _sync_folder(self.path.parent)
+        self._timings = self._open_timings()
+
+    def append(self, record: StepRecord, timings: Mapping[str, float] | None = None) -> None:
+        """Write a step; it is on disk when this returns."""
+        if record.step != len(self.records):
+            raise ValueError(f"step {record.step} cannot follow {len(self.records)} steps")
+        self._ends.append(self._ends[-1] + self._write(canonical(record_to_json(record))))
+        self.records.append(record)
+        seconds = {k: round(v, 6) for k, v in (timings or {}).items()}
+        self._timings.write(canonical({"step": record.step, "seconds": seconds}))
+        self._timings.flush()
+
+    def cut(self, steps: int) -> None:
+        """Keep the first ``steps`` steps only."""
+        if steps >= len(self.records):
+            return
+        del self.records[steps:], self._ends[steps + 1 :]
+        self._file.truncate(self._ends[-1])
+        self._file.seek(0, os.SEEK_END)
+        os.fsync(self._file.fileno())
+        self._timings.close()
+        self._timings = self._open_timings()
+
+    def close(self) -> None:
+        """Close the files."""
+        self._file.close()
+        self._timings.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _open_timings(self) -> BinaryIO:
+        path = timings_path(self.path)
+        _keep_timings(path, len(self.records))
+        return path.open("ab")
+
+    def _write(self, line: bytes) -> int:
+        self._file.write(line)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return len(line)
+
+
+def _check_settings(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    absent = "(absent)"
+    different = [
+        f"{name} is {json.dumps(found.get(name, absent), ensure_ascii=False)} there and "
+        f"{json.dumps(wanted.get(name, absent), ensure_ascii=False)} now"
+        for name in sorted(found.keys() | wanted.keys())
+        if found.get(name, absent) != wanted.get(name, absent)
+    ]
+    if different:
+        raise MfenvError(
+            f"{path}: this journal is of a run with other settings: {'; '.join(different)}. "
+            f"Choose another folder, or delete this one to start anew"
+        )
+
+
+def _keep_timings(path: Path, steps: int) -> None:
+    """Drop the timings of steps that are to be taken again, and a torn line."""
+    if not path.exists():
+        return
+    lines = path.read_bytes().split(b"\n")[:-1]
+    path.write_bytes(b"".join(x + b"\n" for x in lines if json.loads(x)["step"] < steps))
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new file's name durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+# -- a run ---------------------------------------------------------------------------------
+
+
+def run(
+    processes: Sequence[MeanFieldProcess],
+    journals: Sequence[Journal],
+    schedule: Schedule | None = None,
+    on_step: Callable[[int, StepRecord], None] | None = None,
+) -> list[list[StepRecord]]:
+    """Play processes to their ends in lockstep, each with a journal; returns every one's steps.
+
+    The processes have just begun (:meth:`MeanFieldProcess.begin`). What the journals hold is
+    replayed without model calls, up to the smallest number of steps that every process has, so
+    that each later call has the batch of an undisturbed run. ``schedule`` chooses the
+    interventions of the rollout (default: none); it is asked during a replay too, so one that
+    keeps a memory catches up, and must give what it gave before. ``on_step`` is told of each
+    step, replayed or new, as (index of the process, record).
+
+    Raises ``ModelError`` where a model fails: the journals then end at the last whole step.
+    """
+    if len(processes) != len(journals):
+        raise ValueError(f"{len(processes)} processes and {len(journals)} journals")
+    for process in processes:
+        if process.step_index:
+            raise ValueError("run() needs processes at the start of their event: call begin()")
+    # A process that is done does not hold the others back.
+    level = min(
+        (
+            len(j.records)
+            for p, j in zip(processes, journals, strict=True)
+            if len(j.records) < p.total_steps
+        ),
+        default=max((p.total_steps for p in processes), default=0),
+    )
+    for process, journal in zip(processes, journals, strict=True):
+        if len(journal.records) > process.total_steps:
+            raise MfenvError(
+                f"{journal.path}: {len(journal.records)} steps, but the event has only "
+                f"{process.total_steps}"
+            )
+        journal.cut(min(level, process.total_steps))
+    records: list[list[StepRecord]] = [[] for _ in processes]
+
+    def keep(i: int, record: StepRecord) -> None:
+        records[i].append(record)
+        if on_step is not None:
+            on_step(i, record)
+
+    def choose(i: int) -> Intervention:
+        process = processes[i]
+        return NONE if schedule is None or process.in_warmup else schedule(i, process)
+
+    while left := [i for i, p in enumerate(processes) if not p.done]:
+        chosen = [choose(i) for i in left]
+        # All that are left stand at the same step, so either all of it is recorded or nothing.
+        if processes[left[0]].step_index < level:
+            for i, u in zip(left, chosen, strict=True):
+                keep(i, _replay(processes[i], journals[i], u))
+            continue
+        timings: dict[str, float] = {}
+        made = advance([processes[i] for i in left], chosen, timings=timings)
+        for i, record in zip(left, made, strict=True):
+            journals[i].append(record, timings)
+            keep(i, record)
+    return records
+
+
+def _replay(process: MeanFieldProcess, journal: Journal, chosen: Intervention) -> StepRecord:
+    recorded = journal.records[process.step_index]
+    line = f"line {recorded.step + 2}"
+    if recorded.intervention != chosen:
+        raise DataError(
+            str(journal.path),
+            line,
+            "intervention",
+            f"{recorded.intervention} was recorded, the schedule now gives {chosen}",
+        )
+    made = record_to_json(replay(process, recorded))
+    for name, value in record_to_json(recorded).items():
+        if made[name] != value:
+            raise DataError(str(journal.path), line, name, "does not follow from the record")
+    return recorded
+
+
+# -- one run at a time in a folder -----------------------------------------------------------
+
+
+class RunLock:
+    """A context manager that lets one process at a time run in a folder.
+
+    The kernel lets go of the lock when its owner dies, however it dies; the file only says whose
+    it is. Raises ``MfenvError`` with the owner's pid and start time where somebody else runs.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.path = Path(folder) / "run.lock"
+        self._handle: int | None = None
+
+    def __enter__(self) -> Self:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        while self._handle is None:
+            handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                owner = os.read(handle, 4096).decode("utf-8", "replace").strip()
+                os.close(handle)
+                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                    raise
+                raise MfenvError(
+                    f"{self.path.parent}: another run is at work here "
+                    f"({owner or 'it has just started'}); wait for it, stop it, or choose "
+                    f"another folder"
+                ) from None
+            if _same_file(handle, self.path):
+                self._handle = handle
+            else:  # its owner removed the file between our two calls
+                os.close(handle)
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        os.ftruncate(self._handle, 0)
+        os.write(self._handle, f"pid {os.getpid()}, started {started}\n".encode())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._handle is not None:
+            self.path.unlink(missing_ok=True)
+            os.close(self._handle)
+            self._handle = None
+
+
+def _same_file(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
