@@ -1,0 +1,44 @@
+"""The mean-field model μ: a backbone that rewrites the population's summary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from agents.backbones.base import Backbone
+from agents.backbones.sampling import Sampling
+from mfenv.dynamics.models import SummaryRequest, SummaryResult
+from mfenv.noise import NoiseKey
+
+__all__ = ["BackboneMeanField"]
+
+SUMMARISER = -1  # the agent of a summary's noise key
+DEFAULT = Sampling(temperature=0.1, max_new_tokens=200)
+
+
+class BackboneMeanField:
+    """Rewrites all mean fields in one backbone call; also writes them from the topic alone."""
+
+    def __init__(self, backbone: Backbone, sampling: Sampling | None = None) -> None:
+        self.backbone = backbone
+        self.sampling = sampling or DEFAULT
+
+    def summarise(self, requests: Sequence[SummaryRequest]) -> list[SummaryResult]:
+        """Return m_{t+1} in the order of the requests."""
+        prompts = [self.backbone.prompts.summary_prompt(r) for r in requests]
+        return self._write(prompts, [r.key for r in requests])
+
+    def prior(
+        self, topics: Sequence[str], languages: Sequence[str], keys: Sequence[NoiseKey]
+    ) -> list[SummaryResult]:
+        """Draw mean fields from the topics alone: the prior r(m)."""
+        prompts = [
+            self.backbone.prompts.prior_prompt(t, x) for t, x in zip(topics, languages, strict=True)
+        ]
+        return self._write(prompts, keys)
+
+    def _write(self, prompts: Sequence[str], keys: Sequence[NoiseKey]) -> list[SummaryResult]:
+        written = self.backbone.generate(prompts, keys, self.sampling)
+        return [
+            SummaryResult(g.text.strip("\n "), p, g.prompt_tokens, g.completion_tokens)
+            for p, g in zip(prompts, written, strict=True)
+        ]

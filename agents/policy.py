@@ -1,0 +1,42 @@
+"""The policy model π: a backbone that writes actions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from agents.backbones.base import Backbone, Score
+from agents.backbones.sampling import Sampling
+from agents.prompts import END, REACTION_CHARACTERS, clip
+from mfenv.dynamics.models import ActionRequest, ActionResult
+
+__all__ = ["BackbonePolicy"]
+
+
+class BackbonePolicy:
+    """Writes one action for each request, all in one backbone call."""
+
+    def __init__(self, backbone: Backbone, sampling: Sampling | None = None) -> None:
+        self.backbone = backbone
+        self.sampling = sampling or Sampling()
+
+    def act(self, requests: Sequence[ActionRequest]) -> list[ActionResult]:
+        """Return actions in the order of the requests."""
+        prompts = [self.backbone.prompts.policy_prompt(r) for r in requests]
+        written = self.backbone.generate(prompts, [r.key for r in requests], self.sampling)
+        return [
+            ActionResult(self._action(g.text), p, g.prompt_tokens, g.completion_tokens)
+            for p, g in zip(prompts, written, strict=True)
+        ]
+
+    def score(self, requests: Sequence[ActionRequest], texts: Sequence[str]) -> list[Score]:
+        """Log-probabilities of real actions, the end of the text included."""
+        prompts = [self.backbone.prompts.policy_prompt(r) for r in requests]
+        end = "" if self.backbone.prompts.chat else END
+        return self.backbone.score(prompts, [clip(t, REACTION_CHARACTERS) + end for t in texts])
+
+    def _action(self, text: str) -> str:
+        if self.backbone.prompts.chat:
+            # A chat model may wrap its one line in quotes or go on explaining.
+            lines = [line for line in text.strip().splitlines() if line.strip()]
+            text = lines[0].strip().strip("\"“”'") if lines else ""
+        return clip(text, REACTION_CHARACTERS)
