@@ -1,0 +1,5 @@
+"""Environments: a planner's view (Gymnasium) and the individuals' view (PettingZoo).
+
+``MFLLM-Social-v0`` and ``MFLLM-Society-v0`` are :class:`mfenv.envs.social.SocialEnv`;
+``MFLLM-Population-v0`` is :class:`mfenv.envs.population.PopulationEnv`.
+"""

@@ -1,0 +1,101 @@
+"""Put a process together from names: backbone, method and annotator, found by entry points."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, Protocol
+
+from mfenv import plugins
+from mfenv.dynamics.models import Annotator, MeanFieldModel, PolicyModel
+from mfenv.dynamics.process import MeanFieldProcess, ProcessSettings
+from mfenv.errors import MfenvError
+from mfenv.events.event import Event
+
+__all__ = [
+    "AUTO",
+    "ModelPair",
+    "build_annotator",
+    "build_backbone",
+    "build_method",
+    "build_process",
+    "check_names",
+]
+
+AUTO = "auto"
+"""The annotator that suits the event: exact for synthetic events, else the trained classifier."""
+
+
+class ModelPair(Protocol):
+    """What an entry point of ``mfenv.methods`` makes of a backbone."""
+
+    @property
+    def policy(self) -> PolicyModel:
+        """Writes the actions."""
+        ...
+
+    @property
+    def mean_field(self) -> MeanFieldModel:
+        """Writes the mean field."""
+        ...
+
+
+def check_names(*, backbone: str, method: str, annotator: str) -> None:
+    """Raise ``MfenvError`` with the known names where one of the names is not registered."""
+    for group, name in (
+        ("mfenv.backbones", backbone.partition(":")[0]),
+        ("mfenv.methods", method),
+        ("mfenv.annotators", annotator),
+    ):
+        if annotator == AUTO and group == "mfenv.annotators":
+            continue
+        known = plugins.names(group)
+        if name not in known:
+            kind = group.rpartition(".")[2].removesuffix("s")
+            if kind == "annotator":
+                known = sorted([*known, AUTO])
+            raise MfenvError(f"unknown {kind} {name!r}; known: {', '.join(known) or 'none'}")
+
+
+@lru_cache(maxsize=4)
+def build_backbone(name: str) -> Any:
+    """The backbone of a name; one that takes an argument is written ``NAME:ARGUMENT``.
+
+    A backbone is loaded once in a process, since it never changes. Raises ``MfenvError`` for an
+    unknown name and ``MissingExtraError`` where an extra is not installed.
+    """
+    head, colon, argument = name.partition(":")
+    factory = plugins.load("mfenv.backbones", head)
+    return factory(argument) if colon else factory()
+
+
+def build_method(method: str, backbone: str) -> ModelPair:
+    """The policy and mean-field model of a method on a backbone, both by name."""
+    pair: ModelPair = plugins.load("mfenv.methods", method)(build_backbone(backbone))
+    return pair
+
+
+@lru_cache(maxsize=4)
+def _annotator(name: str) -> Annotator:
+    annotator: Annotator = plugins.load("mfenv.annotators", name)()
+    return annotator
+
+
+def build_annotator(name: str, event: Event) -> Annotator:
+    """The annotator of a name; ``"auto"`` is the one that suits the event."""
+    if name == AUTO:
+        name = "exact" if event.source == "synthetic" else "classifier"
+    return _annotator(name)
+
+
+def build_process(
+    method: str,
+    backbone: str,
+    annotator: str,
+    event: Event,
+    settings: ProcessSettings | None = None,
+) -> MeanFieldProcess:
+    """A process for an event, from names. It has not begun: call ``reset(event, seed)``."""
+    pair = build_method(method, backbone)
+    return MeanFieldProcess(
+        pair.policy, pair.mean_field, build_annotator(annotator, event), settings
+    )

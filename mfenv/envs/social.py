@@ -1,0 +1,499 @@
+"""The planner's view of a population: interventions in, label shares out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Dict, Discrete, MultiDiscrete
+from numpy.typing import NDArray
+
+from mfenv.distributions import UNIFORM, shares
+from mfenv.dynamics.records import Dynamics, StepRecord
+from mfenv.envs import rendering
+from mfenv.envs.objectives import make_objective, misbelief, polarization
+from mfenv.envs.observation import (
+    FORMATS,
+    TEXT_LENGTHS,
+    as_parts,
+    credibility,
+    credibility_reading,
+    observation_space,
+    vector,
+)
+from mfenv.envs.scenarios import make_scenarios
+from mfenv.errors import MfenvError
+from mfenv.events.event import DOMAINS, Event
+from mfenv.interventions import (
+    INTENSITIES,
+    KINDS,
+    N_ACTIONS,
+    NONE,
+    Intervention,
+    action_name,
+    decode_action,
+    encode_action,
+)
+from mfenv.labels import NAMES
+
+__all__ = ["ACTIONS", "TIERS", "SocialEnv"]
+
+TIERS: tuple[str, ...] = ("llm", "society")
+"""Values of ``dynamics=``."""
+
+ACTIONS: tuple[str, ...] = ("discrete", "multidiscrete")
+"""Values of ``action=``."""
+
+_SAMPLE = 4  # reactions shown in infos
+_EPSILON = 1e-9  # a budget that is used up by sums of floats still pays what it should
+
+Observation = NDArray[np.float32] | dict[str, Any]
+
+
+class SocialEnv(gymnasium.Env[Any, Any]):
+    """
+    ## Description
+
+    A claim goes round in a population, and a planner intervenes. Each episode is one event: a
+    topic, and people who react to it one batch after the other. Each of them reads the topic, a
+    *mean field* (a short text that sums up how the population reacts) and what interventions
+    show, then writes a reaction; the mean field is rewritten from the reactions. The event's
+    first reactions are its recorded ones (the warm-up, played in `reset`); from there on the
+    population is simulated.
+
+    With `dynamics="llm"` (`MFLLM-Social-v0`) language models write the reactions and the mean
+    field, as in MF-LLM ([Mi et al., 2025](https://arxiv.org/abs/2504.21582)). With
+    `dynamics="society"` (`MFLLM-Society-v0`) the synthetic society itself reacts, in NumPy and
+    about a thousand times faster. Everything else is the same, so that a planner that was trained
+    in one can be judged in the other.
+
+    ## Action Space
+
+    `Discrete(19)`: nothing, or one of six kinds of intervention at one of three intensities.
+
+    | Num   | Action                           | What it does                                      | Cost (low, medium, high) | Activity left after a step |
+    |-------|----------------------------------|---------------------------------------------------|--------------------------|-----|
+    | 0     | `none`                           | nothing                                           | 0                        |     |
+    | 1–3   | `statement/low` … `/high`        | an official statement denies the claim            | 1, 2, 3                  | 70% |
+    | 4–6   | `fact_check/low` … `/high`       | a fact-check label disputes the topic             | 0.67, 1.33, 2            | 90% |
+    | 7–9   | `seed/low` … `/high`             | sceptical reactions are planted in the batch      | 0.67, 1.33, 2            | 0%  |
+    | 10–12 | `friction/low` … `/high`         | shares are slowed down                            | 0.5, 1, 1.5              | 60% |
+    | 13–15 | `amplify_support/low` … `/high`  | the mean field sees more of supporting reactions  | 0.33, 0.67, 1            | 50% |
+    | 16–18 | `amplify_oppose/low` … `/high`   | the mean field sees more of opposing reactions    | 0.33, 0.67, 1            | 50% |
+
+    With `action="multidiscrete"` it is `MultiDiscrete([7, 3])`: the kind (0 is none) and the
+    intensity, which has no meaning where the kind is none. `env.unwrapped.action_names` names the
+    flat actions, and `env.unwrapped.intervention(action)` decodes an action of either form.
+
+    What the budget cannot pay becomes none: `info["unaffordable"]` says so, and `action_masks()`
+    tells beforehand (for `MultiDiscrete` the kinds' and intensities' masks one after the other;
+    an entry is allowed where some combination with it is).
+
+    ## Observation Space
+
+    `Box(63,)`, float32:
+
+    | Slice | Name         | Meaning                                                          | Min | Max |
+    |-------|--------------|------------------------------------------------------------------|-----|-----|
+    | 0–22  | distribution | label shares of the latest batch's own reactions                 | 0   | 1   |
+    | 23–45 | change       | their change since the batch before                              | -1  | 1   |
+    | 46–53 | domain       | one-hot: seven domains in alphabetical order, then unknown       | 0   | 1   |
+    | 54    | time         | part of the horizon that is over                                 | 0   | 1   |
+    | 55    | budget       | part of the budget that is left                                  | 0   | 1   |
+    | 56–61 | activity     | strength at which each kind of intervention runs                 | 0   | 1   |
+    | 62    | credibility  | posterior probability that the topic is true                     | 0   | 1   |
+
+    The 23 labels are those of `mfenv.labels.NAMES`; `mfenv.envs.observation.OBSERVATION_SLICES`
+    holds the slices. Whether the topic is true is hidden. At reset and at every step there is one
+    reading of it, which is wrong with probability `credibility_noise`; the credibility is the
+    calibrated posterior of the readings so far. Where nobody knows the truth it is 0.5.
+
+    With `observation="dict"` the same comes as a flat `Dict` with one entry per slice, with
+    `observation="text"` as `Dict(topic, mean_field, vector)` whose first two are texts.
+
+    ## Rewards
+
+    Minus the harm of the step's own reactions, minus `cost_weight` times the intervention's cost.
+    What a planner planted is not a reaction of the population: it counts neither in the observed
+    distribution nor in the reward nor in any metric.
+
+    | `objective`      | Harm                                                                          |
+    |------------------|-------------------------------------------------------------------------------|
+    | `"misbelief"`    | share that believes a false topic, or doubts a true one (the truth must be known) |
+    | `"polarization"` | 4 · P(support) · P(oppose): 1 for an even split, 0 for consensus                |
+    | `"target"`       | KL(`target` ‖ population) in nats, averaged over the dimensions with a target    |
+
+    ## Starting State
+
+    An event is drawn from the chosen set, and its warm-up of `warmup` recorded reactions is
+    played. `reset(options={"event_id": ...})` chooses the event instead. The same seed gives the
+    same event and the same noise of every agent under every planner, so that planners are
+    compared on common random numbers.
+
+    ## Episode End
+
+    Episodes never terminate. They are truncated after `horizon` steps, or earlier where an event
+    has fewer people. An exhausted budget ends nothing.
+
+    ## Info
+
+    `event_id`, `topic`, `domain`, `step`, `texts` (up to four of the latest reactions),
+    `mean_field`, `shares` (by label name), `metrics` (`harm`, `polarization`, and `misbelief`
+    where the truth is known), `intervention`, `unaffordable`, `cost`, `spent`, `budget_left`,
+    `prompt_tokens`, `completion_tokens`.
+
+    ## Arguments
+
+    ```python
+    >>> import gymnasium
+    >>> env = gymnasium.make("mfenv:MFLLM-Society-v0", objective="polarization", horizon=8)
+    >>> observation, info = env.reset(seed=0)
+    >>> observation, reward, terminated, truncated, info = env.step(4)
+    >>> info["intervention"]
+    'fact_check/low'
+
+    ```
+
+    | Parameter           | Type                | Default         | Description |
+    |---------------------|---------------------|-----------------|-------------|
+    | `dynamics`          | **str**             | `"llm"`         | the tier: `"llm"` or `"society"` |
+    | `backbone`          | **str**             | `"embedded-en"` | language model of the LLM tier; `"hf:PATH"` for any Hugging Face model |
+    | `method`            | **str**             | `"mf"`          | how the LLM tier makes its mean field: `"mf"`, `"mf-counted"`, `"state"`, `"recent"`, `"popular"` |
+    | `annotator`         | **str**             | `"auto"`        | who labels reactions in the LLM tier: `"exact"`, `"classifier"`, or what suits the event |
+    | `events`            | **str** or None     | `None`          | `None` or `"synthetic"`; or a path that `mfenv data describe` reads (LLM tier) |
+    | `event_ids`         | list of **str**     | `None`          | draw from these events only |
+    | `split`             | **str** or None     | `None`          | `"train"` (the default), `"validation"` or `"test"`: 70, 28 and 28 synthetic events; or a file of that name in the folder `events` |
+    | `objective`         | **str**             | `"misbelief"`   | see *Rewards* |
+    | `target`            | list or dict        | `None`          | of `objective="target"`: 23 shares, or shares by dimension |
+    | `observation`       | **str**             | `"box"`         | `"box"`, `"dict"` or `"text"` |
+    | `action`            | **str**             | `"discrete"`    | `"discrete"` or `"multidiscrete"` |
+    | `batch`             | **int**             | `16`            | people who react in one step |
+    | `warmup`            | **int**             | `50`            | recorded reactions that an episode starts from |
+    | `horizon`           | **int**             | `16`            | steps of an episode |
+    | `budget`            | **float**           | `12.0`          | what the interventions of an episode may cost in all |
+    | `cost_weight`       | **float**           | `0.02`          | reward lost per unit of cost |
+    | `credibility_noise` | **float**           | `0.38`          | probability that a reading of the truth is wrong, 0 to 0.5 |
+    | `render_mode`       | **str** or None     | `None`          | `"ansi"`, `"rgb_array"` (needs the extra `reports`) or `"human"` (prints the text) |
+
+    Wrong arguments raise `mfenv.errors.MfenvError`, which says what is allowed.
+
+    ## Version History
+
+    * v0: Initial version.
+    """  # noqa: E501
+
+    metadata = {"render_modes": ["ansi", "rgb_array", "human"], "render_fps": 4}  # noqa: RUF012
+
+    def __init__(
+        self,
+        dynamics: str = "llm",
+        *,
+        backbone: str = "embedded-en",
+        method: str = "mf",
+        annotator: str = "auto",
+        events: str | None = None,
+        event_ids: Sequence[str] | None = None,
+        split: str | None = None,
+        objective: str = "misbelief",
+        target: Any = None,
+        observation: str = "box",
+        action: str = "discrete",
+        batch: int = 16,
+        warmup: int = 50,
+        horizon: int = 16,
+        budget: float = 12.0,
+        cost_weight: float = 0.02,
+        credibility_noise: float = 0.38,
+        render_mode: str | None = None,
+    ) -> None:
+        """Check the arguments. Events and models are loaded by the first :meth:`reset`."""
+        _one_of("dynamics", dynamics, TIERS)
+        _one_of("observation", observation, FORMATS)
+        _one_of("action", action, ACTIONS)
+        counts = (("batch", batch, 1), ("warmup", warmup, 0), ("horizon", horizon, 1))
+        for name, value, least in counts:
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+                raise MfenvError(f"{name}={value!r} is not allowed; allowed: {least} or more")
+        for name, number in (("budget", budget), ("cost_weight", cost_weight)):
+            if not number >= 0:
+                raise MfenvError(f"{name}={number!r} is not allowed; allowed: 0 or more")
+        if not 0 <= credibility_noise <= 0.5:
+            raise MfenvError(
+                f"credibility_noise={credibility_noise!r} is not allowed; allowed: 0 to 0.5"
+            )
+        if render_mode is not None:
+            _one_of("render_mode", render_mode, self.metadata["render_modes"])
+            if render_mode == "rgb_array":
+                rendering.require_pictures()
+        if dynamics == "llm":
+            from mfenv.dynamics.assemble import check_names
+
+            check_names(backbone=backbone, method=method, annotator=annotator)
+        self._objective = make_objective(objective, target)
+        self._tier, self._models = dynamics, (method, backbone, annotator)
+        self._batch, self._warmup, self._horizon = int(batch), int(warmup), int(horizon)
+        # A synthetic event gets exactly the people that an episode needs; one from a file must
+        # have enough for one step.
+        synthetic = events in (None, "synthetic")
+        steps = self._horizon if synthetic else 1
+        self._scenarios = make_scenarios(
+            events, split, event_ids, self._warmup + steps * self._batch
+        )
+        self._budget, self._cost_weight = float(budget), float(cost_weight)
+        self._noise = float(credibility_noise)
+        self._format, self._factored = observation, action == "multidiscrete"
+        self.render_mode = render_mode
+        self.observation_space = observation_space(observation)
+        self.action_space = Discrete(N_ACTIONS)
+        if self._factored:
+            self.action_space = MultiDiscrete([1 + len(KINDS), len(INTENSITIES)])
+        self.action_names: tuple[str, ...] = tuple(action_name(i) for i in range(N_ACTIONS))
+        self._dynamics: Dynamics | None = None
+
+    # -- Gymnasium -------------------------------------------------------------------------
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Start an episode. ``options={"event_id": ...}`` chooses its event.
+
+        Raises ``MfenvError`` for an event that is unknown, too short for the warm-up and one
+        step, or of unknown truth under an objective that needs it.
+        """
+        super().reset(seed=seed)
+        ids = self._scenarios.ids
+        # Both are drawn in any case, so that choosing an event leaves the noise as it is.
+        place = int(self.np_random.integers(len(ids)))
+        noise_seed = int(self.np_random.integers(2**31))
+        chosen = (options or {}).get("event_id")
+        if chosen is not None and chosen not in ids:
+            some = ", ".join(ids[:3])
+            raise MfenvError(f"unknown event {chosen!r}; allowed: {len(ids)} such as {some}")
+        event = self._scenarios.event(ids[place] if chosen is None else str(chosen))
+        if self._objective.needs_truth and event.truth is None:
+            raise MfenvError(
+                f"event {event.event_id!r}: nobody knows whether its topic is true, which "
+                f"objective={self._objective.name!r} needs; allowed: 'polarization', 'target'"
+            )
+        self._dynamics = None  # an event that cannot be played leaves no half-begun episode
+        dynamics = self._make_dynamics(event)
+        warmup = dynamics.reset(event, noise_seed)
+        if dynamics.horizon < 1:
+            raise MfenvError(
+                f"event {event.event_id!r} has {len(event.posts) - 1} replies; more than the "
+                f"warm-up of {self._warmup} are needed"
+            )
+        self._dynamics, self._seed = dynamics, noise_seed
+        self._steps = min(self._horizon, dynamics.horizon)
+        self._spent, self._elapsed, self._odds = 0.0, 0, 0.0
+        self._recorded = _recorded_shares(warmup, self._batch)
+        self._records: list[StepRecord] = []
+        self._latest = warmup[-1] if warmup else None
+        self._harm: list[float] = []
+        self._rewards: list[float] = []
+        self._read_credibility()
+        if self.render_mode == "human":
+            self.render()
+        return self._observe(), self._info(NONE, wanted=NONE)
+
+    def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Intervene, and let the next batch react."""
+        dynamics = self._started()
+        if self._elapsed >= self._steps:
+            raise MfenvError("the episode is over: call reset() first")
+        wanted = self.intervention(action)
+        done = wanted if self._pays(wanted) else NONE
+        record = dynamics.step(done)
+        self._records.append(record)
+        self._latest = record
+        self._spent += done.cost
+        self._elapsed += 1
+        own = int((~record.planted).sum())
+        harm = self._objective.harm(record.distribution, own, dynamics.event.truth)
+        reward = -harm - self._cost_weight * done.cost
+        self._harm.append(harm)
+        self._rewards.append(reward)
+        self._read_credibility()
+        if self.render_mode == "human":
+            self.render()
+        truncated = self._elapsed >= self._steps
+        return self._observe(), float(reward), False, truncated, self._info(done, wanted=wanted)
+
+    def render(self) -> Any:
+        """The episode so far: text (``ansi``), a picture ``(720, 960, 3)``, or printed text."""
+        if self.render_mode is None:
+            spec = self.spec.id if self.spec is not None else type(self).__name__
+            gymnasium.logger.warn(
+                f'render() needs a render mode: gymnasium.make("{spec}", render_mode="ansi")'
+            )
+            return None
+        frame = self._frame()
+        if self.render_mode == "rgb_array":
+            return rendering.rgb_array(frame)
+        text = rendering.ansi(frame)
+        if self.render_mode == "ansi":
+            return text
+        print(text, flush=True)
+        return None
+
+    # -- for planners ----------------------------------------------------------------------
+
+    @property
+    def dynamics(self) -> Dynamics:
+        """The population of the running episode; ``fork()`` it to look ahead."""
+        return self._started()
+
+    def intervention(self, action: Any) -> Intervention:
+        """Decode an action of the action space, whichever form it has."""
+        if not self.action_space.contains(action):
+            raise MfenvError(f"action {action!r} is not in {self.action_space}")
+        if not self._factored:
+            return decode_action(action)
+        kind, intensity = (int(x) for x in action)
+        return decode_action(0 if kind == 0 else 1 + (kind - 1) * len(INTENSITIES) + intensity)
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """What the rest of the budget can pay: ``(19,)``, or ``(7 + 3,)`` for MultiDiscrete."""
+        self._started()
+        flat = np.array([self._pays(decode_action(a)) for a in range(N_ACTIONS)])
+        if not self._factored:
+            return flat
+        table = flat[1:].reshape(len(KINDS), len(INTENSITIES))
+        # With kind none every intensity is allowed, and none of them costs anything.
+        return np.concatenate([[True], table.any(axis=1), np.ones(len(INTENSITIES), dtype=bool)])
+
+    # -- inside ----------------------------------------------------------------------------
+
+    def _started(self) -> Dynamics:
+        if self._dynamics is None:
+            raise MfenvError("the environment has no episode yet: call reset() first")
+        return self._dynamics
+
+    def _make_dynamics(self, event: Event) -> Dynamics:
+        if self._tier == "society":
+            from mfenv.dynamics.society import SocietyDynamics
+
+            return SocietyDynamics(batch=self._batch, warmup=self._warmup)
+        from mfenv.dynamics.assemble import build_process
+        from mfenv.dynamics.process import ProcessSettings
+
+        agents = self._warmup + self._horizon * self._batch
+        settings = ProcessSettings(agents=agents, batch=self._batch, warmup=self._warmup)
+        return build_process(*self._models, event, settings)
+
+    def _pays(self, intervention: Intervention) -> bool:
+        return self._spent + intervention.cost <= self._budget + _EPSILON
+
+    def _read_credibility(self) -> None:
+        truth = self._started().event.truth
+        self._odds += credibility_reading(truth, self._noise, self._seed, self._elapsed)
+
+    def _shares(self, back: int) -> NDArray[np.float64]:
+        """Shares ``(23,)`` of the batch ``back`` batches ago; uniform before the first."""
+        if back < len(self._records):
+            return self._records[-1 - back].distribution
+        back -= len(self._records)
+        return self._recorded[-1 - back] if back < len(self._recorded) else UNIFORM
+
+    def _observe(self) -> Observation:
+        dynamics = self._started()
+        left = (self._budget - self._spent) / self._budget if self._budget else 0.0
+        values = vector(
+            distribution=self._shares(0),
+            previous=self._shares(1),
+            domain=dynamics.event.domain,
+            time=self._elapsed / self._steps,
+            budget=max(0.0, left),
+            activity=dynamics.activity,
+            credibility=credibility(self._odds),
+        )
+        if self._format == "box":
+            return values
+        if self._format == "dict":
+            return dict(as_parts(values))
+        space = self.observation_space
+        assert isinstance(space, Dict)
+        texts = {"topic": dynamics.event.topic, "mean_field": dynamics.mean_field}
+        return {**{k: space[k].clip(texts[k]) for k in TEXT_LENGTHS}, "vector": values}  # type: ignore[attr-defined]
+
+    def _info(self, done: Intervention, *, wanted: Intervention) -> dict[str, Any]:
+        dynamics = self._started()
+        event, latest = dynamics.event, self._latest
+        latest_shares = self._shares(0)
+        metrics = {"polarization": polarization(latest_shares)}
+        if event.truth is not None:
+            metrics["misbelief"] = misbelief(latest_shares, event.truth)
+        if self._harm:
+            metrics["harm"] = self._harm[-1]
+        else:
+            n = min(self._batch, self._warmup)
+            metrics["harm"] = self._objective.harm(latest_shares, n, event.truth)
+        return {
+            "event_id": event.event_id,
+            "topic": event.topic,
+            "domain": event.domain if event.domain in DOMAINS else "unknown",
+            "step": self._elapsed,
+            "texts": self._sample(),
+            "mean_field": dynamics.mean_field,
+            "shares": dict(zip(NAMES, latest_shares.tolist(), strict=True)),
+            "metrics": metrics,
+            "intervention": action_name(encode_action(done)),
+            "unaffordable": done != wanted,
+            "cost": done.cost,
+            "spent": self._spent,
+            "budget_left": max(0.0, self._budget - self._spent),
+            "prompt_tokens": 0 if latest is None else latest.prompt_tokens,
+            "completion_tokens": 0 if latest is None else latest.completion_tokens,
+        }
+
+    def _sample(self) -> tuple[str, ...]:
+        """Some of the latest reactions that are the population's own."""
+        record = self._latest
+        if record is None:
+            return ()
+        return tuple(record.texts[i] for i in np.flatnonzero(~record.planted)[:_SAMPLE])
+
+    def _frame(self) -> rendering.Frame:
+        dynamics = self._started()
+        event, records = dynamics.event, self._records
+        distributions = [*self._recorded, *(r.distribution for r in records)]
+        quiet = [np.zeros(len(KINDS))] * len(self._recorded)
+        return rendering.Frame(
+            event_id=event.event_id,
+            topic=event.topic,
+            domain=event.domain if event.domain in DOMAINS else "unknown",
+            objective=self._objective.name,
+            batch=self._batch,
+            horizon=self._steps,
+            warmup=len(self._recorded),
+            distributions=np.array(distributions).reshape(-1, len(NAMES)),
+            activity=np.array([*quiet, *(r.activity for r in records)]).reshape(-1, len(KINDS)),
+            actions=[action_name(encode_action(r.intervention)) for r in records],
+            harm=self._harm,
+            rewards=self._rewards,
+            budget=self._budget,
+            budget_left=max(0.0, self._budget - self._spent),
+            mean_field=dynamics.mean_field,
+            texts=self._sample(),
+        )
+
+
+def _recorded_shares(warmup: Sequence[StepRecord], batch: int) -> list[NDArray[np.float64]]:
+    """Shares of the warm-up in batches that end with its last reaction.
+
+    The process's own last batch may be short, too short for a first observation; here the first
+    one takes up the remainder.
+    """
+    if not warmup:
+        return []
+    labels = np.concatenate([record.labels for record in warmup])
+    full = max(1, len(labels) // batch)
+    cuts = [len(labels) - batch * k for k in range(full - 1, 0, -1)]
+    return [shares(part) for part in np.split(labels, cuts)]
+
+
+def _one_of(name: str, value: str, allowed: Sequence[str] | Mapping[str, Any]) -> None:
+    if value not in allowed:
+        raise MfenvError(f"{name}={value!r} is not allowed; allowed: {', '.join(allowed)}")
