@@ -297,12 +297,15 @@ class Journal:
 
 
 def _check_settings(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    absent = "(absent)"
+    def show(settings: dict[str, Any], name: str) -> str:
+        if name not in settings:
+            return "(absent)"
+        return json.dumps(settings[name], ensure_ascii=False)
+
     different = [
-        f"{name} is {json.dumps(found.get(name, absent), ensure_ascii=False)} there and "
-        f"{json.dumps(wanted.get(name, absent), ensure_ascii=False)} now"
+        f"{name} is {show(found, name)} there and {show(wanted, name)} now"
         for name in sorted(found.keys() | wanted.keys())
-        if found.get(name, absent) != wanted.get(name, absent)
+        if show(found, name) != show(wanted, name)
     ]
     if different:
         raise MfenvError(
