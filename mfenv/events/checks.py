@@ -359,25 +359,26 @@ def _check_choices(
 def _out_of_order(offsets: NDArray[np.float64], good: Sequence[int]) -> list[int]:
     """Return the fewest of the ``good`` posts to leave out so that time does not decrease.
 
-    The rest is the longest non-decreasing subsequence, so one wrong clock costs one post. The
-    first post stays: it is the source.
+    The rest is a longest non-decreasing subsequence, so one wrong clock costs one post; among
+    equals the later post goes. The first post stays: it is the source.
     """
     if not good:
         return []
+    # Patience sorting from the end, on negated times: the source, the earliest, closes every run.
     tails: list[float] = []
     tail_index: list[int] = []
-    before: dict[int, int] = {}
-    for i in good:
-        t = float(offsets[i])
-        if tails and t < offsets[good[0]]:
+    after: dict[int, int] = {}
+    for i in reversed(good):
+        t = -float(offsets[i])
+        if -t < offsets[good[0]]:
             continue
         k = bisect.bisect_right(tails, t)
-        before[i] = tail_index[k - 1] if k else -1
+        after[i] = tail_index[k - 1] if k else -1
         tails[k : k + 1], tail_index[k : k + 1] = [t], [i]
     kept, i = set(), tail_index[-1]
     while i >= 0:
         kept.add(i)
-        i = before[i]
+        i = after[i]
     return [i for i in good if i not in kept]
 
 

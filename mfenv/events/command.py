@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mfenv.errors import MfenvError
+from mfenv.errors import DataError, MfenvError
 from mfenv.events.event import DOMAINS, Event
 from mfenv.events.jsonl import write_jsonl
 from mfenv.events.load import EventReader, iter_events
@@ -25,7 +25,7 @@ HELP = "describe, validate or convert event files"
 _PATH_HELP = (
     ".parquet file (weibo, rumoureval, pheme), .jsonl file, or folder in the rumdect layout"
 )
-_SILENT = frozenset(("", "转发微博", "轉發微博"))  # the last two are Weibo's default for a repost
+_REPOST = frozenset(("转发微博", "轉發微博", "Repost"))  # what Weibo fills in for a bare repost
 _MAX_LISTED = 100
 
 
@@ -103,7 +103,7 @@ class Description:
         for parent, text in zip(posts.parents.tolist(), posts.texts, strict=True):
             if parent >= 0:
                 self.reactions += 1
-                self.silent += text.strip() in _SILENT
+                self.silent += _is_silent(text)
         if posts.profiles is not None:
             self.profiles += sum(p is not None for p in posts.profiles)
         self.labels[event.label or "unknown"] += 1
@@ -116,7 +116,7 @@ class Description:
         self.durations.append(float(posts.offsets[-1]))
 
     def as_dict(self) -> dict[str, Any]:
-        """The counts as JSON-able values; durations in hours, quartiles are min, 25, 50, 75, max."""
+        """The counts as JSON-able values; hours, and min with quartiles and max."""
 
         def quartiles(values: list[float] | list[int]) -> list[float]:
             if not values:
@@ -138,6 +138,12 @@ class Description:
             "silent_share": round(self.silent / self.reactions, 4) if self.reactions else None,
             "profile_share": round(self.profiles / posts, 4) if posts else None,
         }
+
+
+def _is_silent(text: str) -> bool:
+    """Whether a reaction has no words of its own: the quoted chain and the default do not count."""
+    own = text.partition("//@")[0].strip()
+    return not own or own.rstrip("。") in _REPOST
 
 
 def _ordered(counts: Counter[str], first: tuple[str, ...] = ()) -> dict[str, int]:
@@ -212,8 +218,11 @@ def _print_table(title: str, rows: list[tuple[str, str]]) -> None:
 def _validate(args: argparse.Namespace) -> int:
     found = Quarantine(keep_going=True)
     reader = EventReader(args.path, errors=found)
-    for _ in reader:
-        pass
+    try:
+        for _ in reader:
+            pass
+    except DataError as error:  # the file as a whole cannot be read
+        found.errors.append(error)
     report, errors = reader.report, found.errors
     listed = errors[: args.max] if args.max else errors
     if args.json:
@@ -229,8 +238,8 @@ def _validate(args: argparse.Namespace) -> int:
         }
         print(json.dumps(out, ensure_ascii=False))
         return 1 if errors else 0
-    for error in listed:
-        print(error)
+    for bad in listed:
+        print(bad)
     if len(errors) > len(listed):
         print(f"... and {len(errors) - len(listed):,} more (--max 0 lists all)")
     verdict = f"{len(errors):,} bad records" if errors else "no bad records"
@@ -241,7 +250,7 @@ def _validate(args: argparse.Namespace) -> int:
 def _convert(args: argparse.Namespace) -> int:
     if args.dst.suffix != ".jsonl":
         raise MfenvError(f"{args.dst}: cannot convert to {args.dst.suffix!r}; allowed: .jsonl")
-    if args.dst.exists() and args.dst.samefile(args.src):
+    if args.dst.exists() and args.src.exists() and args.dst.samefile(args.src):
         raise MfenvError(f"{args.dst}: source and destination are the same file")
     reader = iter_events(args.src, skip_bad=_target(args))
     write_jsonl(reader, args.dst)

@@ -5,7 +5,7 @@
     {"event_id": "e1", "topic": "...", "language": "en", "domain": "Health", "label": "false",
      "source": "corpus", "meta": {}, "posts": [
         {"t": 0, "author": 0, "parent": null, "text": "...", "kind": "source",
-         "profile": {"gender": "f", "followers": 12, "verified": false}, "labels": "sczncbop"},
+         "profile": {"gender": "f", "followers": 12, "verified": false}, "labels": "sczcnbso"},
         {"t": 61.5, "author": 1, "parent": 0, "text": "", "stance": "deny"}]}
 
 Event: ``event_id`` (unique), ``topic`` (not empty), ``language`` (en, zh), ``domain`` (one of the

@@ -140,6 +140,9 @@ def _draft(file: Path, label: str | None, posts: list[Any]) -> Draft:
         head = ("parent", "no post is the source; one must have the parent null")
     start = float(posts[source]["t"]) if posts and source not in faults else 0.0
     times = [0.0 if i in faults else float(p["t"]) - start for i, p in enumerate(posts)]
+    for i, time in enumerate(times):
+        if i not in faults and (problem := checks.number_problem(time)) is not None:
+            faults[i] = ("t", problem)
     order = sorted(range(len(posts)), key=lambda i: (i != source, times[i]))
     rank = {i: k for k, i in enumerate(order)}
 
