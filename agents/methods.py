@@ -8,8 +8,9 @@ The policy model is the same in all of them.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
+from agents.backbones.base import Backbone
 from agents.light_mean_field import (
     CountedMeanField,
     NoMeanField,
@@ -17,6 +18,9 @@ from agents.light_mean_field import (
     RecentMeanField,
 )
 from mfenv.dynamics.models import MeanFieldModel, PolicyModel
+
+if TYPE_CHECKING:
+    from agents.backbones.sampling import Sampling
 
 __all__ = ["Method", "mf", "mf_counted", "popular", "recent", "state"]
 
@@ -30,35 +34,35 @@ class Method:
     mean_field: MeanFieldModel
 
 
-def mf(backbone: Any, sampling: Any = None) -> Method:
+def mf(backbone: Backbone, sampling: Sampling | None = None) -> Method:
     """The language model writes the actions and all of the mean field."""
     from agents.mean_field import BackboneMeanField
 
     return Method("mf", _policy(backbone, sampling), BackboneMeanField(backbone))
 
 
-def mf_counted(backbone: Any, sampling: Any = None) -> Method:
+def mf_counted(backbone: Backbone, sampling: Sampling | None = None) -> Method:
     """Code counts the shares of the mean field."""
     return Method("mf-counted", _policy(backbone, sampling), CountedMeanField())
 
 
-def state(backbone: Any, sampling: Any = None) -> Method:
+def state(backbone: Backbone, sampling: Sampling | None = None) -> Method:
     """Agents see no mean field."""
     return Method("state", _policy(backbone, sampling), NoMeanField())
 
 
-def recent(backbone: Any, sampling: Any = None) -> Method:
+def recent(backbone: Backbone, sampling: Sampling | None = None) -> Method:
     """Agents see the last five reactions."""
     return Method("recent", _policy(backbone, sampling), RecentMeanField())
 
 
-def popular(backbone: Any, sampling: Any = None) -> Method:
+def popular(backbone: Backbone, sampling: Sampling | None = None) -> Method:
     """Agents see the five most popular of the last thirty reactions."""
     return Method("popular", _policy(backbone, sampling), PopularMeanField())
 
 
-def _policy(backbone: Any, sampling: Any) -> PolicyModel:
+def _policy(backbone: Backbone, sampling: Sampling | None) -> PolicyModel:
     # Imported here: it needs the extra "llm", the light models above do not.
     from agents.policy import BackbonePolicy
 
-    return BackbonePolicy(backbone) if sampling is None else BackbonePolicy(backbone, sampling)
+    return BackbonePolicy(backbone, sampling)

@@ -1,4 +1,6 @@
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from agents.light_mean_field import (
     RecentMeanField,
 )
 from mfenv.distributions import UNIFORM, shares
-from mfenv.dynamics.mean_field_text import parse_shares
+from mfenv.dynamics.mean_field_text import exposed, parse_shares
 from mfenv.dynamics.models import Reaction, SummaryRequest
 from mfenv.dynamics.process import (
     MeanFieldProcess,
@@ -25,6 +27,7 @@ from mfenv.dynamics.reach import PLANTED
 from mfenv.dynamics.records import Dynamics, StepRecord
 from mfenv.errors import MfenvError, ModelError
 from mfenv.events.event import Profile
+from mfenv.events.load import load_events
 from mfenv.interventions import NONE, Intervention, Kind
 from mfenv.labels import SLICES, encode_code, one_hot
 from mfenv.noise import NoiseKey
@@ -425,3 +428,33 @@ def test_popular_shows_the_most_popular_of_the_last_thirty() -> None:
     popularity[12], popularity[30], popularity[20] = 8, 9, 8
     [result] = PopularMeanField().summarise([request(texts, popularity, history=24)])
     assert shown(result.text) == ["t30", "t20", "t12", "t39", "t38"]
+
+
+@pytest.mark.parametrize(
+    ("weights", "times"),
+    [([1, 1, 1, 1], [1, 1, 1, 1]), ([3, 1, 1, 1], [2, 1, 0, 1]), ([1, 1, 3, 1], [1, 0, 2, 1])],
+)
+def test_amplified_reactions_are_read_more_often(weights: list[int], times: list[int]) -> None:
+    reactions = [replace(request(["x"]).reactions[0], text=str(w), weight=w) for w in weights]
+    read = [id(r) for r in exposed(reactions)]
+    assert [read.count(id(r)) for r in reactions] == times
+
+
+# -- real data ---------------------------------------------------------------------------------
+
+
+@pytest.mark.realdata
+def test_a_real_event_is_played_to_its_end() -> None:
+    data = Path(os.environ.get("MFENV_DATA") or Path(__file__).parents[1] / "../shared/data")
+    path = data / "weibo" / "test.parquet"
+    if not path.exists():
+        pytest.skip(f"{path} is absent")
+    event = load_events(path, event_ids=["3533780360431082"])[0]
+    process = make(settings=ProcessSettings())
+    records = process.reset(event, 0) + play(process, {0: Intervention(Kind.STATEMENT, HIGH)})
+    acted = np.concatenate([r.agents for r in records])
+    assert acted.tolist() == list(range(min(300, len(event.posts) - 1)))
+    assert all("未知用户" in p for p in records[-1].prompts)  # most profiles are not known
+    warmup = [t for r in records if r.warmup for t in r.texts]
+    assert warmup == list(event.posts.texts[1:51])
+    assert any("否认" in p for p in records[4].prompts)

@@ -33,6 +33,7 @@ __all__ = [
     "Journal",
     "RunLock",
     "Schedule",
+    "canonical",
     "read_journal",
     "record_from_json",
     "record_to_json",

@@ -17,7 +17,7 @@ from mfenv.distributions import UNIFORM, normalise
 from mfenv.dynamics.models import Reaction
 from mfenv.labels import DIMENSIONS, OFFSETS, dimension
 
-__all__ = ["GRID", "SHOWN", "parse_shares", "phrases", "render", "telling"]
+__all__ = ["GRID", "SHOWN", "exposed", "parse_shares", "phrases", "render", "telling"]
 
 GRID: tuple[int, ...] = (0, 2, *range(5, 96, 5), 98, 100)
 """Percentages that a written share is rounded to."""
@@ -120,7 +120,9 @@ def parse_shares(text: str) -> NDArray[np.float64] | None:
             if all(v is None for v in values):
                 continue
             found = True
-            result[OFFSETS[d] : OFFSETS[d + 1]] = [0.0 if v is None else float(v[1]) for v in values]
+            result[OFFSETS[d] : OFFSETS[d + 1]] = [
+                0.0 if v is None else float(v[1]) for v in values
+            ]
         if found:
             return normalise(result)
     return None
@@ -147,6 +149,20 @@ def telling(reactions: Sequence[Reaction]) -> list[str]:
                 chosen.append(text)
                 break
     return chosen[:_MAX_TELLING]
+
+
+def exposed(reactions: Sequence[Reaction]) -> list[Reaction]:
+    """As many reactions as given, each as often as its weight asks: what a language model reads.
+
+    Systematic resampling in the given order: an amplified reaction may come several times, and
+    crowds others out. With equal weights the result is ``reactions`` itself.
+    """
+    n = len(reactions)
+    reach = np.cumsum([r.weight for r in reactions])
+    if n == 0 or reach[-1] <= 0:
+        return list(reactions)
+    slots = (np.arange(n) + 0.5) / n * reach[-1]
+    return [reactions[int(i)] for i in np.searchsorted(reach, slots, side="right")]
 
 
 def _clip(text: str) -> str:
