@@ -56,11 +56,11 @@ class BackboneConfig:
     """Width of the model."""
     layers: int = 5
     """Number of transformer layers."""
-    heads: int = 6
-    """Attention heads; a third of them hold keys and values."""
+    heads: int = 3
+    """Attention heads; a third of them hold keys and values (wide heads: less softmax on a CPU)."""
     intermediate: int = 512
     """Width of the feed-forward part."""
-    steps: int = 4000
+    steps: int = 3000
     """Optimiser steps."""
     batch: int = 16
     """Packed sequences an optimiser step; each holds up to 16 actions."""
@@ -72,7 +72,7 @@ class BackboneConfig:
     """Seed of the weights, the order and the draws of the data."""
     save_steps: int = 200
     """Steps between checkpoints."""
-    eval_steps: int = 400
+    eval_steps: int = 500
     """Steps between evaluations on validation steps."""
     min_events: int = 20
     """A tokenizer piece must occur in this many events."""

@@ -49,6 +49,10 @@ class StepCorpus(Protocol):
         """Return example ``index``, any non-negative integer."""
         ...
 
+    def unplanned(self, index: int) -> StepExample:
+        """Example ``index`` among steps without interventions, for the prior r(m)."""
+        ...
+
     def texts_by_event(self) -> Sequence[Sequence[str]]:
         """All texts of each event, for training a tokenizer."""
         ...
@@ -131,6 +135,10 @@ class EventCorpus:
             observed=tuple(r.text for r in now),
             next_mean_field=render(after, telling(now), event.language),
         )
+
+    def unplanned(self, index: int) -> StepExample:
+        """The same as :meth:`example`: nothing was planned in these events."""
+        return self.example(index)
 
     def _reactions(self, event: Event, labels: Labels, start: int, stop: int) -> list[Reaction]:
         profiles = event.posts.profiles

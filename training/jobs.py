@@ -66,11 +66,11 @@ class JobDataset(Dataset[Packed]):
         """Draw the job, then the step."""
         rng = generator(self._seed, index, 1)
         job = int(np.searchsorted(np.cumsum(_SHARES), rng.random(), side="right"))
+        if job == PRIOR:
+            return prior(self._tokenizer, self._corpus.unplanned(index))
         step = self._corpus.example(index)
         if job == SUMMARISING:
             return summarising(self._tokenizer, step)
-        if job == PRIOR:
-            return prior(self._tokenizer, step)
         draw = rng.random()
         if draw < _WITHOUT:
             field = ""

@@ -171,6 +171,7 @@ class TrainingStep:
     labels: Labels  # (n, 8), the agents' own
     batch: tuple[str, ...]  # what reached the mean field: planted texts in place, blocked ones out
     perceived_next: Floats  # (23,)
+    mean_field_next: str  # the text after the step
 
 
 def random_actions(rng: np.random.Generator, worlds: int, steps: int) -> NDArray[np.intp]:
@@ -253,6 +254,7 @@ def _block(rng: np.random.Generator, k: int, steps: int, surges: bool) -> Iterat
                 if weight > 0
             ]
             blank = t == 0 and cold[w]
+            said = tuple(telling(reached))
             records.append(
                 TrainingStep(
                     topic=topic.text,
@@ -269,8 +271,9 @@ def _block(rng: np.random.Generator, k: int, steps: int, surges: bool) -> Iterat
                     labels=r.own[w],
                     batch=tuple(x.text for x in reached),
                     perceived_next=r.perceived[w],
+                    mean_field_next=render(r.perceived[w], said, "en"),
                 )
             )
-            told[w] = tuple(telling(reached))
+            told[w] = said
     for i in rng.permutation(len(records)):
         yield records[i]
