@@ -53,7 +53,6 @@ class Objective(Protocol):
     def harm(self, distribution: Floats, n: int, truth: bool | None) -> float:
         """Harm of label shares ``(23,)`` of ``n`` reactions to a topic."""
         ...
-        ...
 
 
 def misbelief(distribution: Floats, truth: bool) -> float:

@@ -62,10 +62,11 @@ class Frame:
     actions: Sequence[str]  # (k - warmup,) names of what was done
     harm: Sequence[float]  # (k - warmup,)
     rewards: Sequence[float]  # (k - warmup,)
-    budget: float
-    budget_left: float
+    budget: float | None  # None where nobody intervenes
+    budget_left: float | None
     mean_field: str
     texts: Sequence[str]  # some of the latest reactions
+    harm_name: str = "harm"
 
 
 def clean(text: str, length: int) -> str:
@@ -93,17 +94,16 @@ def ansi(frame: Frame) -> str:
             head = name.replace("_", " ") if i == 0 else ""
             lines.append(f"{head:>16} {label:<9}{_bar(float(share), 24)} {100 * share:3.0f}%")
     lines.append("")
-    for k, kind in enumerate(KINDS):
+    for k, kind in enumerate(KINDS if frame.budget is not None else ()):
         strip = "".join(_SHADES[round(4 * float(a))] for a in frame.activity[frame.warmup :, k])
         lines.append(f"{kind.replace('_', ' '):>16} |{strip:<{frame.horizon}}|")
     harm = "".join(_SHADES[round(4 * min(1.0, h))] for h in frame.harm)
-    lines.append(f"{'harm':>16} |{harm:<{frame.horizon}}|")
-    last = frame.actions[-1] if done else "—"
-    lines += [
-        "",
-        f"action {last} · reward so far {sum(frame.rewards):.3f}"
-        f" · budget {frame.budget_left:.2f} of {frame.budget:.2f}",
-    ]
+    lines += [f"{frame.harm_name:>16} |{harm:<{frame.horizon}}|", ""]
+    if frame.budget is not None:
+        lines.append(
+            f"action {frame.actions[-1] if done else '—'} · reward so far {sum(frame.rewards):.3f}"
+            f" · budget {frame.budget_left:.2f} of {frame.budget:.2f}"
+        )
     lines += [f"mean field | {clean(part, 100)}" for part in frame.mean_field.splitlines() if part]
     lines += [f"reaction   | {clean(t, 100) or '(repost without words)'}" for t in frame.texts]
     return "\n".join(lines) + "\n"
@@ -197,7 +197,7 @@ def _head(figure: Any, frame: Frame) -> None:
         f"event {identity[0] if identity else '?'}   ·   {frame.domain}   ·   "
         f"step {done} of {frame.horizon}   ·   harm: {frame.objective}   ·   "
         f"reward so far {sum(frame.rewards):.2f}   ·   "
-        f"budget {frame.budget_left:.1f} of {frame.budget:.1f}",
+        f"budget {frame.budget_left or 0:.1f} of {frame.budget or 0:.1f}",
         fontsize=9,
         color=_GREY,
         parse_math=False,

@@ -163,8 +163,8 @@ def _empty(space: UnicodeText, n: int = 1, fn: Any = np.zeros) -> tuple[str, ...
     return tuple(" " * space.min_length for _ in range(n))
 
 
-@batch_differing_spaces.register(UnicodeText)  # type: ignore[misc]
-def _batch_differing(spaces: Sequence[UnicodeText]) -> Any:
+@batch_differing_spaces.register(UnicodeText)
+def _batch_differing(spaces: Sequence[UnicodeText]) -> Any:  # type: ignore[misc]
     return Tuple([deepcopy(space) for space in spaces])
 
 
@@ -178,16 +178,16 @@ def _flatdim(space: UnicodeText) -> int:
     return space.max_length
 
 
-@flatten.register(UnicodeText)  # type: ignore[misc]
-def _flatten(space: UnicodeText, x: str) -> NDArray[np.int32]:
+@flatten.register(UnicodeText)
+def _flatten(space: UnicodeText, x: str) -> NDArray[np.int32]:  # type: ignore[misc]
     result = np.zeros(space.max_length, dtype=np.int32)
     points = _points(x)
     result[: len(points)] = points + 1
     return result
 
 
-@unflatten.register(UnicodeText)  # type: ignore[misc]
-def _unflatten(space: UnicodeText, x: NDArray[np.int32]) -> str:
+@unflatten.register(UnicodeText)
+def _unflatten(space: UnicodeText, x: NDArray[np.int32]) -> str:  # type: ignore[misc]
     return "".join(chr(p - 1) for p in x.tolist() if p > 0)
 
 
