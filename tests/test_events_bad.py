@@ -609,6 +609,24 @@ def test_parquet_lacks_a_column_of_posts(tmp_path: Path, name: str) -> None:
     check_strict(path, f"posts.{name}", "must be of type")
 
 
+def test_parquet_takes_whole_numbers_that_were_stored_as_floats(tmp_path: Path) -> None:
+    """As pandas writes integers with gaps; what is no whole number is named."""
+    stored = ("user", "parent", "followers_count")
+    fields = [pa.field(f.name, pa.float64() if f.name in stored else f.type) for f in WEIBO_POST]
+    schema = WEIBO.set(5, pa.field("posts", pa.list_(pa.struct(fields))))
+    event = weibo_event()
+    event["posts"][0]["parent"] = math.nan
+    (loaded,) = load_events(write_parquet(tmp_path / "a.parquet", [event], schema))
+    assert loaded.posts.parents.tolist() == [-1, 0, 1, 2]
+    assert loaded.posts.authors.tolist() == [0, 1, 2, 1]
+    assert [p.profile and p.profile.followers for p in loaded.posts] == [7, None, None, 0]
+    for name, value in (("parent", 0.5), ("user", math.inf), ("followers_count", 1e300)):
+        event = weibo_event()
+        event["posts"][2][name] = value
+        path = write_parquet(tmp_path / "b.parquet", [event], schema)
+        check_strict(path, name, "must be an integer")
+
+
 def test_parquet_one_event_does_not_check_the_others(tmp_path: Path) -> None:
     bad = weibo_event("e1")
     bad["posts"][2]["t_offset"] = -1.0

@@ -39,6 +39,7 @@ __all__ = [
     "number_problem",
     "profile_fault",
     "show",
+    "show_name",
     "text_problem",
     "type_name",
 ]
@@ -61,6 +62,11 @@ def show(value: Any) -> str:
     """Show an untrusted value on one line: escaped and cut."""
     out = repr(value)
     return out if len(out) <= 60 else out[:57] + "..."
+
+
+def show_name(name: str) -> str:
+    """Show an untrusted name of a field or column: as it is where it is plain, else escaped."""
+    return name if name.isidentifier() and len(name) <= 60 else show(name)
 
 
 def type_name(value: Any) -> str:

@@ -223,9 +223,11 @@ def _draft(file: str, name: str, record: dict[str, Any]) -> Draft:
 
 
 def _unknown_field(record: dict[str, Any], allowed: tuple[str, ...]) -> Fault | None:
+    from mfenv.events.checks import show_name
+
     for name in record:
         if name not in allowed:
-            return (name[:60], f"unknown field; allowed: {', '.join(allowed)}")
+            return (show_name(name), f"unknown field; allowed: {', '.join(allowed)}")
     return None
 
 

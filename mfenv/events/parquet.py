@@ -39,6 +39,7 @@ from mfenv.events.checks import (
     Intake,
     choice_problem,
     show,
+    show_name,
     text_problem,
 )
 from mfenv.events.event import Event, Profile
@@ -141,9 +142,9 @@ def iter_parquet(path: Path, intake: Intake, event_ids: frozenset[str] | None) -
 
     try:
         file = pq.ParquetFile(path)
-    except OSError as e:
-        raise MfenvError(f"{path}: cannot read ({describe_os_error(e)})") from e
-    except pa.ArrowException as e:
+    except (OSError, ValueError, pa.ArrowException) as e:
+        if isinstance(e, OSError) and e.errno is not None:
+            raise MfenvError(f"{path}: cannot read ({describe_os_error(e)})") from e
         problem = f"no complete Parquet file, it may be cut off ({_first_line(e)})"
         raise DataError(str(path), "file", "footer", problem) from e
     with file:
@@ -189,7 +190,7 @@ def _detect(path: Path, arrow: pa.Schema) -> _Schema:
     def check(prefix: str, have: dict[str, pa.DataType], need: Sequence[str]) -> None:
         for name in need:
             if name not in have:
-                found = ", ".join(have)
+                found = ", ".join(show_name(h) for h in have)
                 raise fail(prefix + name, f"the column is missing; there are: {found}")
 
     def check_type(prefix: str, name: str, found: pa.DataType, want: str) -> None:
@@ -197,7 +198,7 @@ def _detect(path: Path, arrow: pa.Schema) -> _Schema:
         found = found.value_type if t.is_dictionary(found) else found
         ok = {
             "string": t.is_string(found) or t.is_large_string(found),
-            "integer": t.is_integer(found),
+            "integer": t.is_integer(found) or t.is_floating(found),  # pandas writes such
             "number": t.is_integer(found) or t.is_floating(found),
             "boolean": t.is_boolean(found),
         }[want]
@@ -355,12 +356,13 @@ def _columns(schema: _Schema, structs: pa.StructArray) -> _Columns:
         return np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False)).tolist()
 
     def integers(name: str, fill: int, *, null: bool = False) -> NDArray[np.int64]:
-        values = column(name)
+        values, bad = _integers(column(name))
+        for i, problem in bad.items():
+            faults.setdefault(i, (name, problem))
         if not null:
             for i in nulls(values):
                 faults.setdefault(i, (name, "must be an integer, is null"))
-        # An unsigned 64-bit number that does not fit is no index of anything here.
-        values = values.cast(pa.int64(), safe=False).fill_null(fill)
+        values = values.fill_null(fill)
         return np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.int64)
 
     def strings(name: str) -> list[str | None]:
@@ -368,6 +370,15 @@ def _columns(schema: _Schema, structs: pa.StructArray) -> _Columns:
         for i, problem in bad.items():
             faults.setdefault(i, (name, problem))
         return values
+
+    def counts(name: str) -> list[int | None] | None:
+        if name not in names:
+            return None
+        values, bad = _integers(column(name))
+        for i, problem in bad.items():
+            faults.setdefault(i, (name, problem))
+        out: list[int | None] = values.to_pylist()
+        return out
 
     for i in nulls(structs):
         faults[i] = ("posts", "the post is null")
@@ -379,10 +390,9 @@ def _columns(schema: _Schema, structs: pa.StructArray) -> _Columns:
     authors = integers("user", 0)
     if "parent" in schema.posts:
         parents = integers("parent", -1, null=True)
-        if column("parent").null_count < n:  # -1 written out is no null
-            written = column("parent").cast(pa.int64(), safe=False).fill_null(0)
-            for i in np.flatnonzero(written.to_numpy(zero_copy_only=False) < 0).tolist():
-                faults.setdefault(i, ("parent", f"unknown parent {written[i].as_py()}"))
+        written = integers("parent", 0, null=True)  # -1 written out is no null
+        for i in np.flatnonzero(written < 0).tolist():
+            faults.setdefault(i, ("parent", f"unknown parent {written[i]}"))
     else:
         parents = np.zeros(n, dtype=np.int64)
     return _Columns(
@@ -394,9 +404,12 @@ def _columns(schema: _Schema, structs: pa.StructArray) -> _Columns:
         kinds=strings("kind") if "kind" in schema.posts else None,
         stances=strings("stance") if "stance" in schema.posts else None,
         profiles=None if schema.users else _post_profiles(structs, names, faults),
-        post_meta={m: column(m).to_pylist() for m in schema.post_meta},
-        likes=column("favorite_count").to_pylist() if "favorite_count" in names else None,
-        reposts=column("retweet_count").to_pylist() if "retweet_count" in names else None,
+        post_meta={
+            m: (_integers(column(m))[0] if _TYPES[m] == "integer" else column(m)).to_pylist()
+            for m in schema.post_meta
+        },
+        likes=counts("favorite_count"),
+        reposts=counts("retweet_count"),
         faults=faults,
     )
 
@@ -428,6 +441,25 @@ def _strings(values: pa.Array, *, limit: bool = True) -> tuple[list[str | None],
     for i in bad:
         out[i] = None
     return out, bad
+
+
+def _integers(values: pa.Array) -> tuple[pa.Array, dict[int, str]]:
+    """Return 64-bit integers and, by index, what is wrong with those that are none (null).
+
+    Whole numbers stored as floats are taken, and NaN as null: pandas writes integers with gaps so.
+    """
+    import pyarrow as pa
+
+    if pa.types.is_null(values.type) or pa.types.is_string(values.type):
+        return pa.nulls(len(values), pa.int64()), {}
+    if not pa.types.is_floating(values.type):
+        # An unsigned number that does not fit wraps to a negative one, which no check lets pass.
+        return values.cast(pa.int64(), safe=False), {}
+    floats = values.cast(pa.float64()).fill_null(np.nan).to_numpy(zero_copy_only=False)
+    fits = (np.abs(floats) < 2.0**53) & (np.trunc(floats) == floats)
+    wrong = ~fits & ~np.isnan(floats)
+    bad = {i: f"must be an integer, is {floats[i]:g}" for i in np.flatnonzero(wrong).tolist()}
+    return pa.array(np.where(fits, floats, 0).astype(np.int64), mask=~fits), bad
 
 
 def _pylist(values: pa.Array) -> list[Any]:
@@ -488,6 +520,9 @@ def _profiles(
         part = column.take(take)
         if pa.types.is_string(part.type) or pa.types.is_large_string(part.type):
             values[fields[name]], bad = _strings(part)
+        elif not pa.types.is_boolean(part.type):
+            whole, bad = _integers(part)
+            values[fields[name]] = whole.to_pylist()
         else:
             values[fields[name]], bad = part.to_pylist(), {}
         if name == "gender":
