@@ -6,7 +6,7 @@
      "source": "corpus", "meta": {}, "posts": [
         {"t": 0, "author": 0, "parent": null, "text": "...", "kind": "source",
          "profile": {"gender": "f", "followers": 12, "verified": false}, "labels": "sczcnbso"},
-        {"t": 61.5, "author": 1, "parent": 0, "text": "", "stance": "deny"}]}
+        {"t": 61.5, "author": 1, "parent": 0, "text": "", "stance": "deny", "labels": "sczrnbop"}]}
 
 Event: ``event_id`` (unique), ``topic`` (not empty), ``language`` (en, zh), ``domain`` (one of the
 seven or null), ``label`` (rumor, non-rumor, true, false, unverified or null), ``source``,
