@@ -1,0 +1,603 @@
+"""One self-contained HTML page on a simulated event: no network, no scripts, readable in print.
+
+:func:`render` is a pure function from a :class:`Report` to HTML. Topic, profiles, reactions and
+mean fields are untrusted: every text is escaped, and a content security policy forbids scripts
+and requests even if an escape were missing.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.compare import Score
+from benchmarks.metrics import WINDOWS, Interval
+from mfenv.labels import DIMENSIONS, N_DIMENSIONS, NAMES, OFFSETS
+
+__all__ = ["Effect", "Method", "Report", "Samples", "render"]
+
+Floats = NDArray[np.float64]
+
+_SMOOTH = 3  # steps that a drawn line averages over
+_TOPS = (0.1, 0.25, 0.5, 0.75, 1.0)  # upper ends of a panel's scale
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Reactions of one step, side by side."""
+
+    step: int
+    columns: Mapping[str, Sequence[str]]  # "real" or a method → texts; "" is a silent repost
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """What a method did: label shares ``(seeds, rollout steps, 23)`` and its first seed's text."""
+
+    name: str
+    shares: Floats
+    mean_fields: Sequence[tuple[int, str]] = ()  # (step, text), in order
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """A counterfactual: the same noise with and without an intervention."""
+
+    method: str
+    name: str  # "fact_check/high at step 5"
+    step: int
+    labels: Sequence[str]  # "belief/doubt", one for each row below
+    without: Sequence[float]  # shares from that step on, mean over seeds
+    with_it: Sequence[float]
+    difference: Sequence[Interval]
+    shares: Floats  # (seeds, rollout steps, 23) with the intervention
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything the page shows."""
+
+    title: str
+    topic: str
+    language: str
+    warmup: int  # steps
+    real: Floats  # (steps, 23), warm-up included
+    methods: Sequence[Method]
+    scores: Sequence[Score]
+    floor: Score | None
+    facts: Mapping[str, Mapping[str, str]]  # heading → name → value
+    command: str
+    samples: Sequence[Samples] = ()
+    effects: Sequence[Effect] = ()
+    notes: Sequence[str] = ()
+
+
+def render(report: Report) -> str:
+    """Write the page. The same report gives the same bytes."""
+    colour = {m.name: f"c{i % 5 + 1}" for i, m in enumerate(report.methods)}
+    body = [
+        _header(report),
+        _verdict(report, colour),
+        _table(report, colour),
+        _trajectories(report, colour),
+        *(_effect(e, report, colour) for e in report.effects),
+        _reactions(report, colour),
+        _mean_fields(report, colour),
+        _facts(report),
+    ]
+    return (
+        "<!DOCTYPE html>\n"
+        '<html lang="en"><head><meta charset="utf-8"/>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
+        '<meta http-equiv="Content-Security-Policy" '
+        "content=\"default-src 'none'; style-src 'unsafe-inline'\"/>"
+        '<meta name="color-scheme" content="light dark"/>'
+        f"<title>{_text(report.title)}</title><style>{_STYLE}</style></head>\n"
+        "<body><main>\n" + "\n".join(part for part in body if part) + "\n</main></body></html>\n"
+    )
+
+
+def _text(text: str) -> str:
+    """Escape untrusted text; control characters, which XML and terminals dislike, are replaced."""
+    clean = "".join(c if c.isprintable() or c in "\n\u200d\u3000" else "\ufffd" for c in text)
+    return html.escape(clean.encode("utf-8", "replace").decode("utf-8"), quote=True)
+
+
+def _number(x: float, digits: int = 3) -> str:
+    """A figure for a table, with a real minus sign."""
+    if math.isnan(x):
+        return "–"
+    return f"{x:.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _percent(x: float) -> str:
+    return f"{100 * x:.0f}%"
+
+
+def _interval(x: Interval, digits: int = 3) -> str:
+    span = (
+        ""
+        if math.isnan(x.low)
+        else f' <span class="ci">{_number(x.low, digits)} to {_number(x.high, digits)}</span>'
+    )
+    return f"{_number(x.mean, digits)}{span}"
+
+
+def _swatch(name: str, colour: Mapping[str, str]) -> str:
+    kind = colour.get(name, "real" if name == "real" else "plain")
+    return f'<span class="key {kind}"></span>{_text(name)}'
+
+
+def _header(report: Report) -> str:
+    return (
+        f"<header><p class='eyebrow'>mfenv simulation</p><h1>{_text(report.title)}</h1>"
+        f'<blockquote lang="{_text(report.language)}" dir="auto">{_text(report.topic)}'
+        "</blockquote></header>"
+    )
+
+
+def _verdict(report: Report, colour: Mapping[str, str]) -> str:
+    """The finding in one sentence, and the forest plot beside it."""
+    ranked = sorted(report.scores, key=lambda s: s.kl.mean)
+    if not ranked:
+        return ""
+    best = ranked[0]
+    sentence = (
+        f"<strong>{_text(best.name)}</strong> is closest to the real population on this event: "
+        f"mean KL {_number(best.kl.mean)} nats"
+    )
+    if len(ranked) > 1:
+        sentence += ", then " + ", ".join(
+            f"{_text(s.name)} {_number(s.kl.mean)}" for s in ranked[1:]
+        )
+    sentence += "."
+    if len(ranked) > 1 and not best.kl.high < ranked[1].kl.low:
+        sentence += (
+            f" The intervals of {_text(best.name)} and {_text(ranked[1].name)} overlap: this event "
+            "alone does not tell them apart."
+        )
+    if report.floor is not None:
+        sentence += (
+            f" Sampling alone leaves {_number(report.floor.kl.mean)} "
+            "(the noise floor: real against real at the same sizes)."
+        )
+    notes = "".join(f"<p class='note'>{_text(n)}</p>" for n in report.notes)
+    return (
+        f"<section><h2>Who comes closest</h2><p>{sentence}</p>{notes}"
+        f"{_forest(report, colour)}</section>"
+    )
+
+
+def _forest(report: Report, colour: Mapping[str, str]) -> str:
+    """Mean KL of every method with its interval, on one axis, as SVG."""
+    ends = [s.kl.mean if math.isnan(s.kl.high) else s.kl.high for s in report.scores]
+    top = _nice(max([*ends, 1e-3]))
+    left, right, row = 110, 580, 26
+    height = row * len(report.scores) + 34
+
+    def x(value: float) -> float:
+        return left + (right - left) * value / top
+
+    marks = []
+    for tick in np.linspace(0, top, 5):
+        marks.append(
+            f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="4" y2="{height - 26}"/>'
+            f'<text class="tick" x="{x(tick):.1f}" y="{height - 11}" text-anchor="middle">'
+            f"{tick:.3g}</text>"
+        )
+    if report.floor is not None:
+        at = x(report.floor.kl.mean)
+        marks.append(
+            f'<line class="floor" x1="{at:.1f}" x2="{at:.1f}" y1="0" y2="{height - 26}">'
+            "<title>noise floor</title></line>"
+        )
+    for i, score in enumerate(report.scores):
+        y = row * i + 18
+        kind = colour.get(score.name, "plain")
+        low, high = (
+            (score.kl.mean,) * 2 if math.isnan(score.kl.low) else (score.kl.low, score.kl.high)
+        )
+        marks.append(
+            f'<text class="name" x="{left - 12}" y="{y + 4}" text-anchor="end">'
+            f"{_text(score.name)}</text>"
+            f'<line class="whisker {kind}" x1="{x(low):.1f}" x2="{x(high):.1f}" y1="{y}" y2="{y}"/>'
+            f'<circle class="dot {kind}" cx="{x(score.kl.mean):.1f}" cy="{y}" r="5"/>'
+        )
+    caption = "Mean KL in nats (lower is better) with its 95% interval over seeds"
+    if report.floor is not None:
+        caption += "; dashed: the noise floor"
+    return (
+        f'<figure><div class="scroll"><svg class="forest" viewBox="0 0 600 {height}" role="img" '
+        f'aria-label="{caption}">{"".join(marks)}</svg></div><figcaption>{caption}.</figcaption></figure>'
+    )
+
+
+def _nice(top: float) -> float:
+    """The next of 1, 2, 4, 5, 8, 10 times a power of ten."""
+    base = 10.0 ** math.floor(math.log10(top))
+    return float(next(base * f for f in (1, 2, 4, 5, 8, 10, 20) if base * f >= top * 0.999))
+
+
+def _table(report: Report, colour: Mapping[str, str]) -> str:
+    rows = list(report.scores) + ([report.floor] if report.floor is not None else [])
+    if not report.scores:
+        return ""
+    best = [min(s.per_dimension[d] for s in report.scores) for d in range(N_DIMENSIONS)]
+    head = "".join(
+        f"<th>{name}</th>"
+        for name in (
+            "mean KL",
+            "excess",
+            "sq. error",
+            *WINDOWS,
+            *(d.name.replace("_", " ") for d in DIMENSIONS),
+        )
+    )
+    lines = []
+    for s in rows:
+        floor = s is report.floor
+        cells = [
+            f"<td class='lead'>{_interval(s.kl)}</td>",
+            f"<td>{_number(s.excess)}</td>",
+            f"<td>{_number(s.squared_error, 4)}</td>",
+            *(f"<td>{_number(w)}</td>" for w in s.per_window),
+            *(
+                f"<td>{_number(v)}</td>"
+                if floor or v > best[d]
+                else f"<td class='best'>{_number(v)}</td>"
+                for d, v in enumerate(s.per_dimension)
+            ),
+        ]
+        lines.append(
+            f"<tr{' class=' + chr(39) + 'floor' + chr(39) if floor else ''}>"
+            f"<th scope='row'>{_swatch(s.name, colour)}</th>{''.join(cells)}</tr>"
+        )
+    return (
+        "<section><h2>KL per dimension</h2><p class='note'>KL(real ‖ simulated) in nats, 0.5 added "
+        "to every label count, averaged over the short, mid and long third of the horizon. "
+        "<em>Excess</em> is the KL minus the noise floor. <em>Squared error</em> is that of the "
+        "expected shares, without its sampling part. Bold: lowest in its dimension.</p>"
+        f"<div class='scroll'><table class='figures'><thead><tr><th></th>{head}</tr></thead>"
+        f"<tbody>{''.join(lines)}</tbody></table></div></section>"
+    )
+
+
+def _trajectories(report: Report, colour: Mapping[str, str]) -> str:
+    if not len(report.real):
+        return ""
+    series = [(colour[m.name], m.shares) for m in report.methods]
+    legend = _legend([("real", "real"), *((m.name, colour[m.name]) for m in report.methods)])
+    groups = []
+    for d, dimension in enumerate(DIMENSIONS):
+        # Of two labels one says it all.
+        shown = range(1, 2) if len(dimension.labels) == 2 else range(len(dimension.labels))
+        columns = [OFFSETS[d] + k for k in shown]
+        top = _scale(report.real[:, columns], [s[..., columns] for _, s in series])
+        panels = "".join(
+            _panel(dimension.labels[k], c, report.real, report.warmup, series, top)
+            for k, c in zip(shown, columns, strict=True)
+        )
+        groups.append(
+            f"<div class='dimension n{len(columns)}'><h3>{dimension.name.replace('_', ' ')}</h3>"
+            f"<div class='panels'>{panels}</div></div>"
+        )
+    return (
+        "<section><h2>Trajectories</h2><p class='note'>Share of each label, step by step: lines "
+        f"average {_SMOOTH} steps, dots are the real steps, bands span the seeds. Shaded: the "
+        "warm-up, where everybody is real. One scale within a dimension.</p>"
+        f"{legend}<div class='dimensions'>{''.join(groups)}</div></section>"
+    )
+
+
+def _legend(entries: Sequence[tuple[str, str]]) -> str:
+    keys = "".join(f"<li><span class='key {c}'></span>{_text(n)}</li>" for n, c in entries)
+    return f"<ul class='legend'>{keys}</ul>"
+
+
+def _scale(real: Floats, simulated: Sequence[Floats]) -> float:
+    highest = max([float(np.max(real)), *(float(np.max(s.mean(axis=0))) for s in simulated)])
+    return next((t for t in _TOPS if t >= highest), 1.0)
+
+
+def _smooth(y: Floats) -> Floats:
+    """Centred moving average over the last axis, shorter at the ends."""
+    kernel = np.ones(_SMOOTH)
+    weight = np.convolve(np.ones(y.shape[-1]), kernel, mode="same")
+    return np.apply_along_axis(lambda v: np.convolve(v, kernel, mode="same"), -1, y) / weight
+
+
+def _panel(
+    label: str,
+    column: int,
+    real: Floats,
+    warmup: int,
+    series: Sequence[tuple[str, Floats]],
+    top: float,
+    mark: int | None = None,
+) -> str:
+    """One label's shares over the steps as SVG; ``series`` are (class, shares of the rollout)."""
+    steps = len(real)
+    left, right, bottom, height = 34.0, 236.0, 104.0, 96.0
+
+    def x(step: float) -> float:
+        return left + (right - left) * step / steps
+
+    def y(share: float) -> float:
+        return bottom - height * min(max(share, 0.0), top) / top
+
+    def points(first: int, values: Floats) -> str:
+        return " ".join(f"{x(first + i + 0.5):.1f},{y(float(v)):.1f}" for i, v in enumerate(values))
+
+    parts = [
+        f'<rect class="warm" x="{left}" y="{bottom - height}" width="{x(warmup) - left:.1f}" '
+        f'height="{height}"/>'
+    ]
+    for share in (0.0, top / 2, top):
+        parts.append(
+            f'<line class="grid" x1="{left}" x2="{right}" y1="{y(share):.1f}" y2="{y(share):.1f}"/>'
+            f'<text class="tick" x="{left - 5}" y="{y(share) + 3.5:.1f}" text-anchor="end">'
+            f"{100 * share:.3g}%</text>"
+        )
+    for step in sorted({1, warmup + 1, steps}):
+        parts.append(
+            f'<text class="tick" x="{x(step - 0.5):.1f}" y="{bottom + 13}" text-anchor="middle">'
+            f"{step}</text>"
+        )
+    if mark is not None:
+        parts.append(
+            f'<line class="mark" x1="{x(mark):.1f}" x2="{x(mark):.1f}" '
+            f'y1="{bottom - height}" y2="{bottom}"/>'
+        )
+    lines = []
+    for kind, shares in series:
+        smooth = _smooth(shares[..., column])
+        if len(smooth) > 1:
+            low, high = smooth.min(axis=0), smooth.max(axis=0)
+            back = points(warmup, high).split()[::-1]
+            parts.append(
+                f'<polygon class="band {kind}" points="{points(warmup, low)} {" ".join(back)}"/>'
+            )
+        lines.append(f'<polyline class="{kind}" points="{points(warmup, smooth.mean(axis=0))}"/>')
+    parts += [
+        f'<circle class="step" cx="{x(i + 0.5):.1f}" cy="{y(float(v)):.1f}" r="1.6"/>'
+        for i, v in enumerate(real[:, column])
+    ]
+    parts.append(f'<polyline class="real" points="{points(0, _smooth(real[:, column]))}"/>')
+    return (
+        f'<figure class="panel"><figcaption>{_text(label)}</figcaption>'
+        f'<svg viewBox="0 0 240 122" role="img" aria-label="share of {_text(label)} over the '
+        f'steps">{"".join(parts + lines)}</svg></figure>'
+    )
+
+
+def _effect(effect: Effect, report: Report, colour: Mapping[str, str]) -> str:
+    kind = colour[effect.method]
+    plain = next(m.shares for m in report.methods if m.name == effect.method)
+    rows = "".join(
+        f"<tr{' class=' + chr(39) + 'shown' + chr(39) if d.excludes_zero else ''}>"
+        f"<th scope='row'>{_text(label.replace('/', ': '))}</th><td>{_percent(a)}</td>"
+        f"<td>{_percent(b)}</td><td class='lead'>{_points(d)}</td></tr>"
+        for label, a, b, d in zip(
+            effect.labels, effect.without, effect.with_it, effect.difference, strict=True
+        )
+    )
+    series = [(kind, plain), ("with", effect.shares)]
+    columns = [NAMES.index(label) for label in effect.labels]
+    panels = "".join(
+        _panel(
+            NAMES[c].replace("/", ": "),
+            c,
+            report.real,
+            report.warmup,
+            series,
+            _scale(report.real[:, [c]], [plain[..., [c]], effect.shares[..., [c]]]),
+            report.warmup + effect.step,
+        )
+        for c in columns
+    )
+    legend = _legend(
+        [("real", "real"), (f"{effect.method}, nothing done", kind), (effect.name, "with")]
+    )
+    return (
+        f"<section><h2>What if: {_text(effect.name)}</h2><p class='note'>{_text(effect.method)} "
+        "twice from the same point with the same noise, without and with the intervention. Shares "
+        "of the population's own reactions from the intervention to the end; differences in "
+        "percentage points with their 95% interval over seeds. Bold: the interval excludes 0."
+        f"</p>{legend}<div class='panels'>{panels}</div>"
+        "<div class='scroll'><table class='figures'><thead><tr><th></th><th>without</th>"
+        f"<th>with</th><th>difference</th></tr></thead><tbody>{rows}</tbody></table></div></section>"
+    )
+
+
+def _points(x: Interval) -> str:
+    scaled = Interval(100 * x.mean, 100 * x.low, 100 * x.high)
+    sign = "+" if scaled.mean > 0 else ""
+    return f"{sign}{_interval(scaled, 1)}"
+
+
+def _reactions(report: Report, colour: Mapping[str, str]) -> str:
+    if not report.samples:
+        return ""
+    groups = []
+    for sample in report.samples:
+        columns = "".join(
+            f"<div><h4>{_swatch(name, colour)}</h4><ul>"
+            + "".join(f"<li>{_reaction(t, report.language)}</li>" for t in texts)
+            + "</ul></div>"
+            for name, texts in sample.columns.items()
+        )
+        groups.append(
+            f"<article class='sample'><h3>step {sample.step + 1}</h3>"
+            f"<div class='columns'>{columns}</div></article>"
+        )
+    return (
+        "<section><h2>Reactions side by side</h2><p class='note'>The first agents of some "
+        "steps after the warm-up, unselected: the same people in the same order, real and "
+        "simulated.</p>" + "".join(groups) + "</section>"
+    )
+
+
+def _reaction(text: str, language: str) -> str:
+    if not text.strip():
+        return "<span class='silent'>repost without words</span>"
+    return f'<span lang="{_text(language)}" dir="auto">{_text(text)}</span>'
+
+
+def _mean_fields(report: Report, colour: Mapping[str, str]) -> str:
+    blocks = []
+    for method in report.methods:
+        fields = list(method.mean_fields)
+        if not fields:
+            continue
+        chosen = sorted({round(i) for i in np.linspace(0, len(fields) - 1, min(5, len(fields)))})
+        shown = "".join(_field(fields[i], report.language) for i in chosen)
+        rest = "".join(_field(each, report.language) for each in fields)
+        blocks.append(
+            f"<h3>{_swatch(method.name, colour)}</h3><dl class='fields'>{shown}</dl>"
+            f"<details><summary>all {len(fields)} steps</summary><dl class='fields'>{rest}</dl>"
+            "</details>"
+        )
+    if not blocks:
+        return ""
+    return (
+        "<section><h2>The mean field over time</h2><p class='note'>What the next agents read about "
+        f"the population; first seed.</p>{''.join(blocks)}</section>"
+    )
+
+
+def _field(field: tuple[int, str], language: str) -> str:
+    step, text = field
+    shown = _text(text) if text else "<span class='silent'>empty</span>"
+    return (
+        f'<div><dt>after step {step + 1}</dt><dd lang="{_text(language)}" dir="auto">{shown}</dd>'
+        "</div>"
+    )
+
+
+def _facts(report: Report) -> str:
+    groups = "".join(
+        f"<div><h3>{_text(heading)}</h3><dl>"
+        + "".join(f"<div><dt>{_text(k)}</dt><dd>{_text(v)}</dd></div>" for k, v in facts.items())
+        + "</dl></div>"
+        for heading, facts in report.facts.items()
+    )
+    return (
+        f"<section><h2>Data, models, settings</h2><div class='facts'>{groups}</div>"
+        f"<h3>Command</h3><pre>{_text(report.command)}</pre></section>"
+    )
+
+
+_STYLE = """
+:root{--bg:#fdfcfa;--ink:#1d1c1a;--muted:#6d6961;--line:#e5e1d9;--card:#f5f2ec;--warm:#efeae0;
+--c1:#c2452d;--c2:#2c6bb3;--c3:#2f8a5b;--c4:#8d57b0;--c5:#a87b12;--with:#0d8b94;
+--font:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,"PingFang SC",
+"Hiragino Sans GB","Microsoft YaHei","Noto Sans CJK SC","Noto Sans SC","Source Han Sans SC",
+"WenQuanYi Micro Hei",sans-serif}
+@media (prefers-color-scheme:dark){:root{--bg:#16181b;--ink:#e9e6e0;--muted:#9c978d;--line:#30343a;
+--card:#1e2125;--warm:#23272c;--c1:#f0806a;--c2:#79b0ee;--c3:#6fcb98;--c4:#c79ae6;--c5:#dcb04e;
+--with:#4fc9d1}}
+*{box-sizing:border-box}
+body{margin:0;background:var(--bg);color:var(--ink);font:16px/1.55 var(--font)}
+main{max-width:1120px;margin:0 auto;padding:40px 24px 80px}
+h1{font-size:1.9rem;line-height:1.2;margin:.1em 0 .5em;letter-spacing:-.015em;
+overflow-wrap:anywhere}
+h2{font-size:1.25rem;margin:0 0 .35em;letter-spacing:-.01em}
+h3{font-size:.95rem;margin:0 0 .3em}
+h4{font-size:.82rem;margin:0 0 .4em;font-weight:600}
+section{margin-top:44px;padding-top:22px;border-top:1px solid var(--line)}
+p{margin:.2em 0 .8em;max-width:72ch}
+.eyebrow{text-transform:uppercase;letter-spacing:.12em;font-size:.72rem;color:var(--muted);margin:0}
+.note,figcaption,.silent{color:var(--muted);font-size:.88rem}
+.silent{font-style:italic}
+blockquote{margin:0;padding:14px 18px;background:var(--card);border-left:3px solid var(--c1);
+border-radius:0 6px 6px 0;overflow-wrap:anywhere;white-space:pre-line}
+figure{margin:0}
+svg{display:block;width:100%;height:auto;overflow:visible}
+svg text{font-family:var(--font);fill:var(--muted)}
+.forest{max-width:760px;min-width:480px}.forest .name{font-size:13px;fill:var(--ink)}
+.tick{font-size:10px;font-variant-numeric:tabular-nums}.forest .tick{font-size:11px}
+.grid{stroke:var(--line);stroke-width:1}
+.floor{stroke:var(--muted);stroke-width:1.5;stroke-dasharray:4 3}
+.mark{stroke:var(--with);stroke-width:1.5;stroke-dasharray:2 3}
+.warm{fill:var(--warm)}
+.whisker{stroke-width:3;stroke-linecap:round;opacity:.45}
+polyline{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}
+polyline.real{stroke:var(--ink);stroke-width:1.6}
+.step{fill:var(--ink);opacity:.28}
+.band{opacity:.17;stroke:none}
+.c1{stroke:var(--c1)}.c2{stroke:var(--c2)}.c3{stroke:var(--c3)}.c4{stroke:var(--c4)}
+.c5{stroke:var(--c5)}.plain{stroke:var(--muted)}.with{stroke:var(--with)}
+polyline.c2{stroke-dasharray:6 3}polyline.c3{stroke-dasharray:2 3}
+polyline.c4{stroke-dasharray:8 3 2 3}
+polyline.c5{stroke-dasharray:1 4}polyline.with{stroke-dasharray:7 3}
+.band.c1,.dot.c1{fill:var(--c1)}.band.c2,.dot.c2{fill:var(--c2)}.band.c3,.dot.c3{fill:var(--c3)}
+.band.c4,.dot.c4{fill:var(--c4)}.band.c5,.dot.c5{fill:var(--c5)}.dot.plain{fill:var(--muted)}
+.band.with{fill:var(--with)}
+.dot{stroke:none}
+.key{display:inline-block;width:18px;height:0;border-top:3px solid var(--muted);
+margin-right:7px;vertical-align:middle;border-radius:2px}
+.key.real{border-color:var(--ink)}.key.c1{border-color:var(--c1)}
+.key.c2{border-color:var(--c2);border-top-style:dashed}
+.key.c3{border-color:var(--c3);border-top-style:dotted}
+.key.c4{border-color:var(--c4);border-top-style:dashed}
+.key.c5{border-color:var(--c5);border-top-style:dotted}
+.key.with{border-color:var(--with);border-top-style:dashed}
+.legend{list-style:none;display:flex;flex-wrap:wrap;gap:4px 22px;padding:0;margin:0 0 14px;
+font-size:.88rem}
+.dimensions{display:grid;grid-template-columns:repeat(4,minmax(0,1fr));gap:26px 28px}
+.dimension{grid-column:span 4}.dimension.n1{grid-column:span 1}.dimension.n3{grid-column:span 3}
+.panels{display:grid;grid-template-columns:repeat(auto-fill,minmax(210px,1fr));gap:14px 24px}
+.dimension.n1 .panels{grid-template-columns:1fr}
+.dimension.n3 .panels{grid-template-columns:repeat(3,minmax(0,1fr))}
+.dimension.n6 .panels{grid-template-columns:repeat(3,minmax(0,1fr))}
+.dimension.n6{grid-column:span 3}
+.panel figcaption{font-size:.8rem;color:var(--ink);margin-bottom:2px}
+.dimension h3{border-bottom:1px solid var(--line);padding-bottom:3px;text-transform:capitalize}
+.scroll{overflow-x:auto;margin:0 -4px}
+.figures{border-collapse:collapse;font-size:.82rem;font-variant-numeric:tabular-nums;width:100%}
+.figures th,.figures td{padding:6px 8px;text-align:right;border-bottom:1px solid var(--line);
+white-space:nowrap}
+.figures thead th{color:var(--muted);font-weight:500;white-space:normal;vertical-align:bottom;
+line-height:1.2}
+.figures th:first-child{text-align:left;font-weight:600}
+.figures .ci{color:var(--muted);font-weight:400;display:block;font-size:.92em}
+.figures .lead,.figures .best,.figures .shown td{font-weight:650}
+.figures tr.floor th,.figures tr.floor td{color:var(--muted);font-weight:400}
+.figures tr.floor td.lead{font-weight:400}
+.sample{margin:0 0 20px}
+.sample h3{color:var(--muted);font-weight:500}
+.columns{display:grid;grid-template-columns:repeat(auto-fit,minmax(230px,1fr));gap:14px}
+.columns>div{background:var(--card);border-radius:8px;padding:12px 14px}
+.columns ul{margin:0;padding:0;list-style:none;font-size:.9rem}
+.columns li{padding:5px 0;border-top:1px solid var(--line);overflow-wrap:anywhere}
+.columns li:first-child{border-top:0}
+.fields{margin:0 0 12px}
+.fields div{display:grid;grid-template-columns:110px 1fr;gap:12px;padding:8px 0;
+border-bottom:1px solid var(--line)}
+.fields dt{color:var(--muted);font-size:.82rem}
+.fields dd{margin:0;font-size:.9rem;white-space:pre-line;overflow-wrap:anywhere}
+details summary{cursor:pointer;color:var(--muted);font-size:.88rem;margin-bottom:8px}
+details{margin-bottom:22px}
+.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(280px,1fr));gap:26px 34px;
+margin-bottom:20px}
+.facts dl{margin:0;font-size:.88rem}
+.facts dl div{display:grid;grid-template-columns:130px 1fr;gap:10px;padding:4px 0;
+border-bottom:1px solid var(--line)}
+.facts dt{color:var(--muted)}.facts dd{margin:0;overflow-wrap:anywhere}
+pre{background:var(--card);padding:12px 14px;border-radius:8px;font-size:.82rem;
+white-space:pre-wrap;overflow-wrap:anywhere;margin:0}
+@media (max-width:820px){.dimensions{grid-template-columns:minmax(0,1fr)}
+.dimension,.dimension.n1,.dimension.n3,.dimension.n6{grid-column:auto}
+.dimension.n3 .panels,.dimension.n6 .panels,.dimension.n1 .panels{
+grid-template-columns:repeat(auto-fill,minmax(150px,1fr))}
+main{padding:24px 16px 60px}h1{font-size:1.5rem}
+.fields div,.facts dl div{grid-template-columns:1fr;gap:0}}
+@media print{:root{--bg:#fff;--ink:#000;--muted:#555;--line:#ccc;--card:#f4f4f4;--warm:#eee}
+main{max-width:none;padding:0}section{margin-top:24px}figure,.sample,tr{break-inside:avoid}
+h2,h3{break-after:avoid}details{display:none}}
+"""

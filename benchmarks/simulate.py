@@ -1,0 +1,653 @@
+"""``mfenv simulate``: a population's reactions to an event, beside what the real people did."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+import mfenv
+from benchmarks.compare import Comparison, Difference, compare, difference
+from benchmarks.metrics import Interval
+from benchmarks.report import Effect, Method, Report, Samples, render
+from mfenv import plugins
+from mfenv.cli import integer
+from mfenv.dynamics.assemble import AUTO, ModelPair, build_annotator, build_backbone, check_names
+from mfenv.dynamics.journal import Journal, RunLock, canonical
+from mfenv.dynamics.journal import run as run_journals
+from mfenv.dynamics.models import PolicyModel
+from mfenv.dynamics.process import MeanFieldProcess, ProcessSettings, real_rollout
+from mfenv.dynamics.records import StepRecord
+from mfenv.errors import MfenvError
+from mfenv.events.event import Event
+from mfenv.events.load import load_events
+from mfenv.events.synthetic.generator import SyntheticSociety
+from mfenv.interventions import INTENSITIES, KINDS, NONE, Intervention, Kind
+from mfenv.labels import DIMENSIONS, NAMES
+
+__all__ = ["DEFAULT_EVENT", "HELP", "SAMPLINGS", "Simulation", "add_arguments", "run", "simulate"]
+
+HELP = "simulate a population's reactions to an event and compare them with the real ones"
+
+Run = Sequence[StepRecord]
+
+SAMPLINGS = ("ancestral", "paper")
+DEFAULT_EVENT = "synthetic-9-0"
+"""What is simulated where no event is named; of a society that no shipped model was trained on."""
+
+_TELLING = (
+    "belief/doubt",
+    "rumor/counter",
+    "stance/support",
+    "stance/oppose",
+    "behavior/share",
+    "sentiment_state/angry",
+)
+_SAMPLE_STEPS, _SAMPLE_AGENTS = 5, 5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    add = parser.add_argument
+    add(
+        "events",
+        nargs="?",
+        type=Path,
+        metavar="EVENTS",
+        help=".parquet file, .jsonl file or rumdect folder (default: a synthetic event)",
+    )
+    add("--event", metavar="ID", help="which event (synthetic: synthetic-SEED-INDEX)")
+    add("--backbone", default="embedded-en", metavar="NAME", help="language model (%(default)s)")
+    add(
+        "--method",
+        action="append",
+        metavar="NAME",
+        help="mf, mf-counted, state, recent or popular; repeat it or separate by commas (mf)",
+    )
+    add("--annotator", default=AUTO, metavar="NAME", help="what labels reactions (%(default)s)")
+    add(
+        "--agents",
+        type=integer(1),
+        default=300,
+        metavar="N",
+        help="people who react, warm-up included (%(default)s)",
+    )
+    add("--batch", type=integer(1), default=16, metavar="n", help="people in a step (%(default)s)")
+    add(
+        "--warmup",
+        type=integer(0),
+        default=50,
+        metavar="T",
+        help="people who react as they really did, at first (%(default)s)",
+    )
+    add("--seeds", type=integer(1), default=3, metavar="K", help="runs a method (%(default)s)")
+    add("--seed", type=integer(0), default=0, metavar="S", help="the first seed (%(default)s)")
+    add(
+        "--sampling",
+        choices=SAMPLINGS,
+        default=SAMPLINGS[0],
+        help="ancestral: temperature 1, nothing cut off; paper: MF-LLM's truncation (%(default)s)",
+    )
+    add(
+        "--intervention",
+        action="append",
+        default=[],
+        type=_intervention,
+        metavar="KIND/INTENSITY@STEP",
+        help="also run the counterfactual with this done at a step after the warm-up (from 1); "
+        f"kinds: {', '.join(KINDS)}; intensities: {', '.join(INTENSITIES)}; can be repeated",
+    )
+    add("--out", type=Path, metavar="DIR", help="folder (default: runs/EVENT-SETTINGS)")
+    add("--skip-bad", action="store_true", help="put malformed records aside and go on")
+    add("--json", action="store_true", help="print JSON only")
+
+
+def _intervention(text: str) -> tuple[int, Intervention]:
+    """Parse ``KIND/INTENSITY@STEP`` as (rollout step from 1, intervention)."""
+    match = re.fullmatch(r"([a-z_]+)/([a-z]+)@([0-9]{1,6})", text)
+    if match is None or match[1] not in KINDS or match[2] not in INTENSITIES or match[3] == "0":
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not allowed; allowed: KIND/INTENSITY@STEP with KIND one of "
+            f"{', '.join(KINDS)}; INTENSITY one of {', '.join(INTENSITIES)}; STEP 1 or more"
+        )
+    kind = Kind(KINDS.index(match[1]))
+    return int(match[3]), Intervention(kind, INTENSITIES.index(match[2]))
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """Everything that one command asks for."""
+
+    event: Event
+    backbone: str
+    methods: tuple[str, ...]
+    annotator: str = AUTO
+    process: ProcessSettings = field(default_factory=ProcessSettings)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    sampling: str = SAMPLINGS[0]
+    schedule: tuple[tuple[int, Intervention], ...] = ()  # (rollout step from 1, intervention)
+
+    @property
+    def plan(self) -> str:
+        """The schedule in words."""
+        return ", ".join(
+            f"{KINDS[u.kind]}/{INTENSITIES[u.intensity]} at step {step}"
+            for step, u in self.schedule
+            if u.kind is not None
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came out; step records are listed by seed."""
+
+    real: Run
+    runs: Mapping[str, Sequence[Run]]
+    changed: Mapping[str, Sequence[Run]]  # with the schedule; empty without one
+    comparison: Comparison
+    differences: Mapping[str, Difference]
+    revision: str
+    annotator: str
+    seconds: float
+    decisions: int  # actions that the policy model chose
+
+
+def run(args: argparse.Namespace) -> int:
+    """Simulate, compare, write the report."""
+    simulation = _simulation(args)
+    out: Path = args.out or _default_folder(simulation)
+    with RunLock(out), _progress(args.json) as advance:
+        outcome = simulate(simulation, out, advance)
+        result = _result(simulation, outcome)
+        _write(out / "result.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+        _write(out / "report.html", render(_report(simulation, outcome, _command(args))))
+    if args.json:
+        timed = {**result, "seconds": round(outcome.seconds, 3), "decisions": outcome.decisions}
+        order = ("event", "backbone", "method", "seeds", "kl", "seconds", "decisions")
+        extra = [key for key in timed if key not in order]
+        print(json.dumps({key: timed[key] for key in (*order, *extra)}, ensure_ascii=False))
+    else:
+        _print(simulation, outcome, out)
+    return 0
+
+
+# -- what is asked for -----------------------------------------------------------------------
+
+
+def _simulation(args: argparse.Namespace) -> Simulation:
+    methods = tuple(
+        dict.fromkeys(
+            name.strip()
+            for text in args.method or ["mf"]
+            for name in text.split(",")
+            if name.strip()
+        )
+    )
+    if not methods:
+        known = ", ".join(plugins.names("mfenv.methods"))
+        raise MfenvError(f"--method names no method; known: {known}")
+    for method in methods:
+        check_names(backbone=args.backbone, method=method, annotator=args.annotator)
+    steps = [step for step, _ in args.intervention]
+    if len(set(steps)) < len(steps):
+        raise MfenvError("--intervention: two interventions at one step; one a step is allowed")
+    process = ProcessSettings(args.agents, args.batch, args.warmup)
+    event = _event(args)
+    people = min(len(event.posts) - 1, process.agents)
+    horizon = math.ceil((people - process.warmup) / process.batch)
+    if people - process.warmup < 3:
+        raise MfenvError(
+            f"event {event.event_id}: {people} people react and {process.warmup} of them are the "
+            f"warm-up; at least 3 must be left to simulate (see --agents, --warmup)"
+        )
+    if steps and max(steps) > horizon:
+        raise MfenvError(
+            f"--intervention: step {max(steps)} is not allowed; allowed: 1 to {horizon}, the steps "
+            f"after the warm-up of this event"
+        )
+    return Simulation(
+        event=event,
+        backbone=args.backbone,
+        methods=methods,
+        annotator=args.annotator,
+        process=process,
+        seeds=tuple(range(args.seed, args.seed + args.seeds)),
+        sampling=args.sampling,
+        schedule=tuple(sorted(args.intervention, key=lambda pair: pair[0])),
+    )
+
+
+def _event(args: argparse.Namespace) -> Event:
+    if args.events is None:
+        name = DEFAULT_EVENT if args.event is None else args.event
+        match = re.fullmatch(r"synthetic-([0-9]{1,9})-([0-9]{1,9})", name)
+        if match is None:
+            raise MfenvError(
+                f"--event {name!r} is not allowed without a file of events; allowed: "
+                f"synthetic-SEED-INDEX, for example {DEFAULT_EVENT}"
+            )
+        society = SyntheticSociety(int(match[1]))
+        return society.event(int(match[2]), n_posts=args.agents + 1)
+    skip_bad = True if args.skip_bad else None
+    wanted = None if args.event is None else [args.event]
+    events = load_events(args.events, skip_bad=skip_bad, event_ids=wanted)
+    if len(events) != 1:
+        some = ", ".join(e.event_id for e in events[:3])
+        raise MfenvError(
+            f"{args.events}: holds {len(events)} events; choose one with --event"
+            + (f", for example {some}" if some else "")
+        )
+    return events[0]
+
+
+def _default_folder(simulation: Simulation) -> Path:
+    """``runs/EVENT-HASH``: an id is untrusted, so it is only a name and never a path."""
+    event = simulation.event
+    text = "\0".join([event.topic, *event.posts.texts])
+    content = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    key = canonical({**_settings(simulation), "content": content})
+    name = re.sub(r"[^A-Za-z0-9_-]+", "_", event.event_id)[:48].strip("_") or "event"
+    return Path("runs") / f"{name}-{hashlib.sha256(key).hexdigest()[:10]}"
+
+
+def _settings(simulation: Simulation) -> dict[str, Any]:
+    return {
+        "event": simulation.event.event_id,
+        "backbone": simulation.backbone,
+        "methods": list(simulation.methods),
+        "annotator": simulation.annotator,
+        "agents": simulation.process.agents,
+        "batch": simulation.process.batch,
+        "warmup": simulation.process.warmup,
+        "seeds": list(simulation.seeds),
+        "sampling": simulation.sampling,
+        "schedule": simulation.plan,
+    }
+
+
+def _command(args: argparse.Namespace) -> str:
+    """The command that repeats this, wherever it writes."""
+    words = ["mfenv", "simulate"]
+    if args.events is not None:
+        words.append(str(args.events))
+    if args.event is not None:
+        words += ["--event", args.event]
+    words += ["--backbone", args.backbone, "--method", ",".join(args.method or ["mf"])]
+    for name in ("annotator", "agents", "batch", "warmup", "seeds", "seed", "sampling"):
+        words += [f"--{name}", str(getattr(args, name))]
+    for step, u in args.intervention:
+        words += ["--intervention", f"{KINDS[u.kind]}/{INTENSITIES[u.intensity]}@{step}"]
+    return shlex.join(words)
+
+
+# -- the run -----------------------------------------------------------------------------------
+
+
+def simulate(
+    simulation: Simulation, folder: Path, on_step: Callable[[int, int], None] | None = None
+) -> Outcome:
+    """Run all methods and seeds in lockstep, journals in ``folder``; continues what is there.
+
+    The counterfactual runs start from the journals of the plain ones: what happened before the
+    first intervention is replayed, not simulated again, and the noise from there on is the same.
+    ``on_step`` is told (steps done, steps in all).
+    """
+    event, first = simulation.event, simulation.schedule[0][0] if simulation.schedule else 0
+    pairs = methods(simulation.methods, simulation.backbone, simulation.sampling)
+    annotator = build_annotator(simulation.annotator, event)
+    policies = _shared(pairs)
+    revision = build_backbone(simulation.backbone).describe().get("revision", "unknown")
+    keys = [(method, seed) for method in simulation.methods for seed in simulation.seeds]
+    done = 0
+
+    def begin() -> list[MeanFieldProcess]:
+        processes = []
+        for method, seed in keys:
+            process = MeanFieldProcess(
+                policies[method], pairs[method].mean_field, annotator, simulation.process
+            )
+            process.begin(event, seed)
+            processes.append(process)
+        return processes
+
+    processes = begin()
+    prefix = processes[0].warmup_steps + first - 1
+    steps = processes[0].total_steps
+    total = len(keys) * (steps + (steps - prefix if simulation.schedule else 0))
+
+    def tell(_: int, record: StepRecord) -> None:
+        nonlocal done
+        done += 1
+        if on_step is not None:
+            on_step(done, total)
+
+    def journal(stack: ExitStack, process: MeanFieldProcess, i: int, plan: str) -> Journal:
+        method, seed = keys[i]
+        settings = {
+            **process.identity(),
+            "backbone": simulation.backbone,
+            "revision": revision,
+            "method": method,
+            "annotator": annotator.name,
+            "sampling": simulation.sampling,
+            "schedule": plan,
+            # Which runs share a batch decides the last bits of a float.
+            "together": [f"{m}/{s}" for m, s in keys],
+        }
+        name = f"{method}-{seed}{'-changed' if plan else ''}.jsonl"
+        return stack.enter_context(Journal(folder / "journals" / name, settings))
+
+    with ExitStack() as stack:
+        journals = [journal(stack, p, i, "") for i, p in enumerate(processes)]
+        plain = run_journals(processes, journals, on_step=tell)
+    changed: list[list[StepRecord]] = []
+    if simulation.schedule:
+        actions = {processes[0].warmup_steps + step - 1: u for step, u in simulation.schedule}
+        with ExitStack() as stack:
+            branches = begin()
+            journals = [journal(stack, p, i, simulation.plan) for i, p in enumerate(branches)]
+            for branch, records in zip(journals, plain, strict=True):
+                for record in records[len(branch.records) : prefix]:
+                    branch.append(record)
+            changed = run_journals(
+                branches,
+                journals,
+                schedule=lambda _, process: actions.get(process.step_index, NONE),
+                on_step=lambda i, r: tell(i, r) if r.step >= prefix else None,
+            )
+    runs, changed_runs = _by_method(keys, plain), _by_method(keys, changed)
+    real = real_rollout(event, annotator, simulation.process)
+    return Outcome(
+        real=real,
+        runs=runs,
+        changed=changed_runs,
+        comparison=compare(real, runs, simulation.seeds),
+        differences={m: difference(runs[m], changed_runs[m], prefix) for m in changed_runs},
+        revision=revision,
+        annotator=annotator.name,
+        seconds=_seconds(folder / "journals", keys, bool(simulation.schedule)),
+        decisions=sum(
+            int((~record.planted).sum())
+            for each in (*plain, *(run[prefix:] for run in changed))
+            for record in each
+            if not record.warmup
+        ),
+    )
+
+
+def methods(names: Sequence[str], backbone: str, sampling: str) -> dict[str, ModelPair]:
+    """The methods by name on one backbone, with sampling parameters by name."""
+    chosen = None
+    if sampling != SAMPLINGS[0]:  # a backbone's own sampling is ancestral
+        from agents.backbones.sampling import preset
+
+        chosen = preset(sampling).policy
+    made = build_backbone(backbone)
+    return {name: plugins.load("mfenv.methods", name)(made, chosen) for name in names}
+
+
+def _shared(pairs: Mapping[str, ModelPair]) -> dict[str, PolicyModel]:
+    """The methods' policy models, equal ones made one, so that they share a call a phase."""
+    kept: list[PolicyModel] = []
+    result = {}
+    for name, pair in pairs.items():
+        policy = pair.policy
+        same = [p for p in kept if type(p) is type(policy) and vars(p) == vars(policy)]
+        if not same:
+            kept.append(policy)
+        result[name] = same[0] if same else policy
+    return result
+
+
+def _by_method(keys: Sequence[tuple[str, int]], runs: Sequence[Run]) -> dict[str, list[Run]]:
+    grouped: dict[str, list[Run]] = {}
+    for (method, _), each in zip(keys, runs, strict=False):
+        grouped.setdefault(method, []).append(each)
+    return grouped
+
+
+def _seconds(folder: Path, keys: Sequence[tuple[str, int]], changed: bool) -> float:
+    """Seconds of model calls, earlier sessions of the same run included.
+
+    All runs of a step share its calls, so the timings of one of them are those of all.
+    """
+    method, seed = keys[0]
+    total = 0.0
+    for suffix in ("", "-changed") if changed else ("",):
+        path = folder / f"{method}-{seed}{suffix}.timings.jsonl"
+        for line in path.read_text().splitlines():
+            total += sum(json.loads(line)["seconds"].values())
+    return total
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal's standard error; nothing elsewhere."""
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield lambda done, total: None
+        return
+    columns = (TextColumn("simulating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("simulating", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file in one move, so that a reader never sees half of it."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8", newline="\n")
+    part.replace(path)
+
+
+# -- what came out -------------------------------------------------------------------------------
+
+
+def _finite(x: float) -> float | None:
+    return None if math.isnan(x) else round(float(x), 6)
+
+
+def _json_interval(x: Interval) -> dict[str, float | None]:
+    return {"mean": _finite(x.mean), "low": _finite(x.low), "high": _finite(x.high)}
+
+
+def _result(simulation: Simulation, outcome: Outcome) -> dict[str, Any]:
+    """The result as JSON values, timings apart."""
+    comparison = outcome.comparison
+    result: dict[str, Any] = {
+        "event": simulation.event.event_id,
+        "backbone": simulation.backbone,
+        "method": ",".join(simulation.methods),
+        "seeds": len(simulation.seeds),
+        "kl": {
+            score.name: {
+                **_json_interval(score.kl),
+                "per_dimension": {
+                    d.name: _finite(x) for d, x in zip(DIMENSIONS, score.per_dimension, strict=True)
+                },
+            }
+            for score in comparison.scores
+        },
+    }
+    if simulation.schedule:
+        result["intervention"] = {
+            "schedule": simulation.plan,
+            "effect": {
+                method: {
+                    label: {
+                        "without": _finite(d.without[i]),
+                        "with": _finite(d.with_it[i]),
+                        "difference": _json_interval(d.intervals[i]),
+                    }
+                    for i, label in enumerate(NAMES)
+                }
+                for method, d in outcome.differences.items()
+            },
+        }
+    return result
+
+
+def _print(simulation: Simulation, outcome: Outcome, out: Path) -> None:
+    # Not on a terminal the width is fixed, so that the same command prints the same.
+    console = Console(width=None if sys.stdout.isatty() else 110, highlight=False)
+    event, comparison = simulation.event, outcome.comparison
+    scores = [*comparison.scores, comparison.floor]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("KL(real ‖ simulated), nats")
+    for score in scores:
+        table.add_column(score.name, justify="right")
+    table.add_row("mean", *(f"{s.kl.mean:.4f}" for s in scores), style="bold")
+    table.add_row(
+        "95% interval over seeds",
+        *("–" if math.isnan(s.kl.low) else f"{s.kl.low:.3f} to {s.kl.high:.3f}" for s in scores),
+    )
+    table.add_row("excess over the noise floor", *(f"{s.excess:.4f}" for s in scores))
+    for d, dimension in enumerate(DIMENSIONS):
+        table.add_row(f"  {dimension.name}", *(f"{s.per_dimension[d]:.4f}" for s in scores))
+    people = sum(len(r.agents) for r in outcome.real)
+    console.print(
+        f"Event {_plain(event.event_id)} ({_plain(event.source) or 'unknown source'}), "
+        f"{people} people, the first {min(simulation.process.warmup, people)} as they really "
+        f"reacted; backbone {simulation.backbone} ({outcome.revision}), "
+        f"{len(simulation.seeds)} seeds, {simulation.sampling} sampling",
+        markup=False,
+    )
+    console.print(table)
+    ranked = sorted(comparison.scores, key=lambda s: s.kl.mean)
+    console.print(
+        "Closest to the real population: "
+        + ", then ".join(f"{s.name} {s.kl.mean:.4f}" for s in ranked),
+        markup=False,
+    )
+    for method, change in outcome.differences.items():
+        console.print(
+            f"{method}: {simulation.plan}, the same noise without and with it", markup=False
+        )
+        console.print(_effect_table(change))
+    console.print(f"Report: {out / 'report.html'}", markup=False, soft_wrap=True)
+    print(f"{outcome.decisions} decisions in {outcome.seconds:.1f} s", file=sys.stderr)
+
+
+def _plain(text: str) -> str:
+    """Untrusted text for a terminal: one line without control characters."""
+    return "".join(c if c.isprintable() else "?" for c in text)[:80]
+
+
+def _effect_table(d: Difference) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("share of reactions", "without", "with", "difference (95% interval)"):
+        table.add_column(name, justify="left" if name.startswith("share") else "right")
+    for label in _TELLING:
+        i = NAMES.index(label)
+        x = d.intervals[i]
+        span = "" if math.isnan(x.low) else f" ({100 * x.low:+.1f} to {100 * x.high:+.1f})"
+        table.add_row(
+            label.replace("/", ": "),
+            f"{100 * d.without[i]:.1f}%",
+            f"{100 * d.with_it[i]:.1f}%",
+            f"{100 * x.mean:+.1f}{span}",
+            style="bold" if x.excludes_zero else None,
+        )
+    return table
+
+
+def _report(simulation: Simulation, outcome: Outcome, command: str) -> Report:
+    event, real = simulation.event, outcome.real
+    warmup = sum(r.warmup for r in real)
+    shown = {m: runs[0] for m, runs in outcome.runs.items()}
+    rollout = np.arange(warmup, len(real))
+    chosen = rollout[
+        np.unique(np.linspace(0, len(rollout) - 1, min(_SAMPLE_STEPS, len(rollout))).astype(int))
+    ]
+    facts = {
+        "Data": {
+            "event": event.event_id,
+            "source": event.source or "unknown",
+            "language": event.language,
+            "label": event.label or "unknown",
+            "domain": event.domain or "unknown",
+            "posts": f"{len(event.posts):,}",
+        },
+        "Models": {
+            "backbone": simulation.backbone,
+            "revision": outcome.revision,
+            "methods": ", ".join(simulation.methods),
+            "annotator": outcome.annotator,
+            "sampling": {
+                "ancestral": "ancestral (temperature 1, no truncation)",
+                "paper": "MF-LLM's (T 0.8, top-p 0.85, top-k 50, repetition 1.2)",
+            }[simulation.sampling],
+        },
+        "Settings": {
+            "people": str(sum(len(r.agents) for r in real)),
+            "warm-up": str(sum(len(r.agents) for r in real if r.warmup)),
+            "batch": str(simulation.process.batch),
+            "steps": f"{len(real)}, {warmup} of them warm-up",
+            "seeds": ", ".join(map(str, simulation.seeds)),
+            "intervention": simulation.plan or "none",
+            "decisions": f"{outcome.decisions:,}",
+            "mfenv": mfenv.__version__,
+        },
+    }
+    return Report(
+        title=f"Event {event.event_id}",
+        topic=event.topic,
+        language=event.language,
+        warmup=warmup,
+        real=np.stack([r.distribution for r in real]),
+        methods=[
+            Method(
+                name=method,
+                shares=_shares(runs),
+                mean_fields=[(r.step, r.mean_field) for r in runs[0] if r.step >= warmup - 1],
+            )
+            for method, runs in outcome.runs.items()
+        ],
+        scores=outcome.comparison.scores,
+        floor=outcome.comparison.floor,
+        facts=facts,
+        command=command,
+        samples=[
+            Samples(
+                step=int(t),
+                columns={
+                    "real": list(real[t].texts[:_SAMPLE_AGENTS]),
+                    **{m: list(run[t].texts[:_SAMPLE_AGENTS]) for m, run in shown.items()},
+                },
+            )
+            for t in chosen
+        ],
+        effects=[
+            Effect(
+                method=method,
+                name=simulation.plan,
+                step=simulation.schedule[0][0] - 1,
+                labels=_TELLING,
+                without=[float(d.without[NAMES.index(x)]) for x in _TELLING],
+                with_it=[float(d.with_it[NAMES.index(x)]) for x in _TELLING],
+                difference=[d.intervals[NAMES.index(x)] for x in _TELLING],
+                shares=_shares(outcome.changed[method]),
+            )
+            for method, d in outcome.differences.items()
+        ],
+    )
+
+
+def _shares(runs: Sequence[Run]) -> Any:
+    """Label shares ``(seeds, rollout steps, 23)``."""
+    return np.stack([[r.distribution for r in run if not r.warmup] for run in runs])
