@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from agents.backbones.base import Backbone, Score
 from agents.backbones.sampling import Sampling
-from agents.prompts import END, REACTION_CHARACTERS, clip
+from agents.prompts import REACTION_CHARACTERS, clip
 from mfenv.dynamics.models import ActionRequest, ActionResult
 
 __all__ = ["BackbonePolicy"]
@@ -31,8 +31,7 @@ class BackbonePolicy:
     def score(self, requests: Sequence[ActionRequest], texts: Sequence[str]) -> list[Score]:
         """Log-probabilities of real actions, the end of the text included."""
         prompts = [self.backbone.prompts.policy_prompt(r) for r in requests]
-        end = "" if self.backbone.prompts.chat else END
-        return self.backbone.score(prompts, [clip(t, REACTION_CHARACTERS) + end for t in texts])
+        return self.backbone.score(prompts, [clip(t, REACTION_CHARACTERS) for t in texts])
 
     def _action(self, text: str) -> str:
         if self.backbone.prompts.chat:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from mfenv.dynamics.mean_field_text import exposed
 from mfenv.dynamics.models import ActionRequest, SummaryRequest
 
 __all__ = [
@@ -66,7 +67,9 @@ class PromptFormat(Protocol):
     chat: bool
     """Whether prompts are user messages for a chat template, rather than plain text."""
 
-    def policy_prefix(self, topic: str, notices: Sequence[str], mean_field: str, language: str) -> str:
+    def policy_prefix(
+        self, topic: str, notices: Sequence[str], mean_field: str, language: str
+    ) -> str:
         """The part of a policy prompt that the agents of a step share."""
         ...
 
@@ -92,7 +95,9 @@ class TaggedPrompts:
 
     chat = False
 
-    def policy_prefix(self, topic: str, notices: Sequence[str], mean_field: str, language: str) -> str:
+    def policy_prefix(
+        self, topic: str, notices: Sequence[str], mean_field: str, language: str
+    ) -> str:
         """Topic, notices (if any), mean field."""
         shown = NOTICE + " ".join(clip(n, TOPIC_CHARACTERS) for n in notices) if notices else ""
         return TOPIC + clip(topic, TOPIC_CHARACTERS) + shown + MEAN_FIELD + _field(mean_field)
@@ -110,7 +115,7 @@ class TaggedPrompts:
     def summary_prompt(self, request: SummaryRequest) -> str:
         """Topic, old mean field, the latest reactions."""
         return self.summary_parts(
-            request.topic, request.mean_field, [r.text for r in request.reactions]
+            request.topic, request.mean_field, [r.text for r in exposed(request.reactions)]
         )
 
     def summary_parts(self, topic: str, mean_field: str, reactions: Sequence[str]) -> str:
@@ -144,7 +149,9 @@ class ChatPrompts:
 
     chat = True
 
-    def policy_prefix(self, topic: str, notices: Sequence[str], mean_field: str, language: str) -> str:
+    def policy_prefix(
+        self, topic: str, notices: Sequence[str], mean_field: str, language: str
+    ) -> str:
         """Topic, notices, and how the public has reacted so far."""
         zh = language == "zh"
         parts = [
@@ -188,7 +195,8 @@ class ChatPrompts:
     def summary_prompt(self, request: SummaryRequest) -> str:
         """Ask for a new summary in six aspects, most important first (PAPER.md)."""
         zh = request.language == "zh"
-        lines = "\n".join(f"- {_quote(r.text, REACTION_CHARACTERS)}" for r in request.reactions)
+        seen = exposed(request.reactions)
+        lines = "\n".join(f"- {_quote(r.text, REACTION_CHARACTERS)}" for r in seen)
         old = _quote(request.mean_field, 1200, fold=False)
         if zh:
             return (

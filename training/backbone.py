@@ -45,6 +45,9 @@ __all__ = ["HELP", "BackboneConfig", "add_arguments", "evaluate", "run", "train"
 HELP = "train a small backbone (tokenizer and language model) from scratch"
 
 
+_PARTS = 4  # parts of a batch that are padded separately
+
+
 @dataclass(frozen=True, slots=True)
 class BackboneConfig:
     """How a small backbone is built and trained."""
@@ -118,6 +121,27 @@ def token_losses(model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, T
     return losses, rows
 
 
+def by_length(inputs: dict[str, Tensor], parts: int) -> list[dict[str, Tensor]]:
+    """Split a padded batch into parts of rows of similar length, each trimmed to its longest row.
+
+    Attention is quadratic in the padded length, so this saves more than half of a step's work.
+    """
+    length = inputs["lengths"]
+    order = length.argsort()
+    result = []
+    for rows in order.tensor_split(min(parts, len(order))):
+        longest = int(length[rows].max())
+        result.append(
+            {
+                "input_ids": inputs["input_ids"][rows, :longest],
+                "position_ids": inputs["position_ids"][rows, :longest],
+                "attention_mask": inputs["attention_mask"][rows, :, :longest, :longest],
+                "targets": inputs["targets"][rows, :longest],
+            }
+        )
+    return result
+
+
 class _Trainer(Trainer):
     """The Hugging Face trainer, with packed targets and the data in its own order."""
 
@@ -127,8 +151,8 @@ class _Trainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], *args: Any, **kwargs: Any
     ) -> Tensor:
-        losses, _ = token_losses(model, inputs)
-        return losses.mean()
+        losses = [token_losses(model, part)[0] for part in by_length(inputs, _PARTS)]
+        return torch.cat(losses).mean()
 
 
 @torch.inference_mode()
@@ -301,7 +325,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--validation", type=Path, help="events to validate on")
     parser.add_argument("--out", type=Path, default=None, help="folder (runs/backbone-NAME)")
     defaults = BackboneConfig()
-    for field in ("vocabulary", "hidden", "layers", "heads", "intermediate", "steps", "batch", "seed"):
+    for field in (
+        "vocabulary",
+        "hidden",
+        "layers",
+        "heads",
+        "intermediate",
+        "steps",
+        "batch",
+        "seed",
+    ):
         parser.add_argument(f"--{field}", type=int, default=getattr(defaults, field))
     parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate)
 

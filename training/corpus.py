@@ -115,8 +115,10 @@ class EventCorpus:
         for k in range(steps):
             batch_shares = shares(labels[bounds[k] : bounds[k + 1]])
             rate = perception_rate(k)
-            perceived = batch_shares if perceived is None else (
-                (1 - rate) * perceived + rate * batch_shares
+            perceived = (
+                batch_shares
+                if perceived is None
+                else ((1 - rate) * perceived + rate * batch_shares)
             )
         before = self._reactions(event, labels, bounds[-2], start) if steps else []
         now = self._reactions(event, labels, start, stop)

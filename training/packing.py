@@ -68,7 +68,8 @@ def collate(batch: Sequence[Packed], pad: int) -> dict[str, torch.Tensor]:
     """Pad packed sequences on the right: ids, positions and targets ``(B, L)``, mask ``(B,1,L,L)``.
 
     The mask is True where a place may look: at earlier places of the prefix and of its own
-    segment. Padding looks at itself, so that no row of the softmax is empty.
+    segment. Padding looks at itself, so that no row of the softmax is empty. ``lengths (B,)`` are
+    those before padding.
     """
     length = max(len(p.ids) for p in batch)
 
@@ -88,5 +89,5 @@ def collate(batch: Sequence[Packed], pad: int) -> dict[str, torch.Tensor]:
         "position_ids": padded("positions", 0),
         "attention_mask": mask[:, None],
         "targets": padded("targets", IGNORED),
-        "kinds": torch.tensor([p.kind for p in batch]),
+        "lengths": torch.tensor([len(p.ids) for p in batch]),
     }

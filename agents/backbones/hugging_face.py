@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from mfenv.noise import NoiseKey
 __all__ = ["HuggingFaceBackbone", "from_spec"]
 
 _BATCH_TOKENS = 24_576  # prompt tokens in one forward pass, padding included
+_BATCH_LOGITS = 2**28  # logits in one scoring pass: 1 GiB of float32
 _FORMATS: dict[str, type[TaggedPrompts] | type[ChatPrompts]] = {
     "tagged": TaggedPrompts,
     "chat": ChatPrompts,
@@ -63,6 +65,8 @@ class HuggingFaceBackbone:
         configured = getattr(model, "generation_config", None)
         ends = getattr(configured, "eos_token_id", None) or tokenizer.eos_token_id
         self._ends: list[int] = [ends] if isinstance(ends, int) else list(ends or [])
+        if not self._ends:
+            raise MfenvError(f"backbone {name!r} has no end-of-text token in its configuration")
 
     @classmethod
     def load(
@@ -92,7 +96,10 @@ class HuggingFaceBackbone:
                 f"config.json, tokenizer.json and *.safetensors, or a Hugging Face model id"
             ) from error
         settings = cached_file(
-            where, "mfenv.json", revision=revision, _raise_exceptions_for_missing_entries=False,
+            where,
+            "mfenv.json",
+            revision=revision,
+            _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
         )
         prompts: PromptFormat = ChatPrompts()
@@ -129,7 +136,7 @@ class HuggingFaceBackbone:
             raise ValueError(f"{len(prompts)} prompts but {len(keys)} noise keys")
         encoded = [self._prompt_ids(p) for p in prompts]
         results: list[Generation | None] = [None] * len(prompts)
-        for rows in _batches([len(e) for e in encoded]):
+        for rows in _batches([len(e) for e in encoded], _BATCH_TOKENS):
             ids, mask = self._pad([encoded[i] for i in rows], left=True)
             processors = LogitsProcessorList()
             if sampling.repetition_penalty != 1.0:
@@ -165,29 +172,27 @@ class HuggingFaceBackbone:
 
     @torch.inference_mode()
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> list[Score]:
-        """Log-probability of each completion behind its prompt, in nats."""
+        """Log-probability of each completion and of its end behind its prompt, in nats."""
         before = [self._prompt_ids(p) for p in prompts]
-        after = [self._ids(c) for c in completions]
-        if any(not ids for ids in after):
-            raise ModelError("a completion without tokens cannot be scored; end it with an end tag")
+        after = [[*self._ids(c), self._ends[0]] for c in completions]
         whole = [a + b for a, b in zip(before, after, strict=True)]
         results: list[Score | None] = [None] * len(whole)
-        for rows in _batches([len(w) for w in whole]):
+        budget = min(_BATCH_TOKENS, _BATCH_LOGITS // int(self.model.config.vocab_size))
+        for rows in _batches([len(w) for w in whole], budget):
             ids, mask = self._pad([whole[i] for i in rows], left=False)
             length = torch.tensor([len(whole[i]) for i in rows])
             start = torch.tensor([len(before[i]) for i in rows])
             place = torch.arange(1, ids.shape[1])
             scored = (place >= start[:, None]) & (place < length[:, None])  # (B, L-1)
-            hidden = self.model.model(input_ids=ids, attention_mask=mask, use_cache=False)
-            chosen = hidden.last_hidden_state[:, :-1][scored.to(ids.device)]
-            logits = self.model.lm_head(chosen).float()
+            output = self.model(input_ids=ids, attention_mask=mask, use_cache=False)
+            logits = output.logits[:, :-1][scored.to(ids.device)].float()
             target = ids[:, 1:][scored.to(ids.device)]
             gathered = logits.log_softmax(-1).gather(1, target[:, None])[:, 0].double().cpu()
             row = scored.nonzero()[:, 0]
             sums = torch.zeros(len(rows), dtype=torch.double).index_add_(0, row, gathered)
             for k, i in enumerate(rows):
                 results[i] = Score(float(sums[k]), len(after[i]))
-        if not all(r is not None and r.log_probability == r.log_probability for r in results):
+        if any(r is None or math.isnan(r.log_probability) for r in results):
             raise ModelError(f"backbone {self.name!r} gave a log-probability that is no number")
         return [r for r in results if r is not None]
 
@@ -220,12 +225,12 @@ class HuggingFaceBackbone:
         return ids.to(device), mask.to(device)
 
 
-def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+def _batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
     """Split rows into batches of similar length that fit memory; a pure function of the lengths."""
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     start = 0
     while start < len(order):
-        size = max(1, _BATCH_TOKENS // max(1, lengths[order[start]]))
+        size = max(1, budget // max(1, lengths[order[start]]))
         yield order[start : start + size]
         start += size
 

@@ -45,9 +45,7 @@ PRESETS: dict[str, Preset] = {
     "ancestral": Preset(Sampling(), Sampling(temperature=0.1, max_new_tokens=200)),
     # The settings of the paper's released code.
     "paper": Preset(
-        Sampling(
-            temperature=0.8, top_p=0.85, top_k=50, repetition_penalty=1.2, max_new_tokens=50
-        ),
+        Sampling(temperature=0.8, top_p=0.85, top_k=50, repetition_penalty=1.2, max_new_tokens=50),
         Sampling(temperature=0.1, max_new_tokens=200),
     ),
 }
