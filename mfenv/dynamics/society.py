@@ -215,6 +215,7 @@ def worlds_of(
             credulity=np.array([h["credulity"] for h in hidden], dtype=float),
             virality=np.array([h["virality"] for h in hidden], dtype=float),
             trust=np.array([h["trust"] for h in hidden], dtype=float),
+            truth=np.array([bool(e.truth) for e in events]),
         ),
         archetypes=np.array([e.meta["archetypes"][1:] for e in events], dtype=np.int8),
         warmup=warmup,

@@ -31,6 +31,7 @@ class Archetype:
     trust: float  # in authorities
     fact_trust: float  # in fact-check labels
     surge: float  # how much a rumour surge counts
+    expertise: float  # how much scrutiny depends on the truth
     sharing: float  # logit of sharing
     objective: float  # logit of an objective tone
     support: float  # logit of support against neutral when believing
@@ -46,7 +47,7 @@ class Archetype:
 
 ARCHETYPES: tuple[Archetype, ...] = (
     Archetype(
-        "enthusiast", 0.24, 0.55, 1.0, 1.25, 0.35, 0.6, 1.2, 0.35, -0.6, 0.9, -0.3,
+        "enthusiast", 0.24, 0.55, 1.0, 1.25, 0.35, 0.6, 1.2, 0.0, 0.35, -0.6, 0.9, -0.3,
         (0.0, 0.0, 0.9, -0.5, -0.4, 0.5), (-0.6, 0.6, 0.2),
         150, 600, 300, 0.02,
         (
@@ -59,7 +60,7 @@ ARCHETYPES: tuple[Archetype, ...] = (
         ),
     ),
     Archetype(
-        "sceptic", 0.16, -0.85, 0.8, 0.75, 0.45, 1.0, 0.4, -0.7, 0.3, 0.1, 0.8,
+        "sceptic", 0.16, -0.85, 0.8, 0.75, 0.45, 1.0, 0.4, 0.8, -0.7, 0.3, 0.1, 0.8,
         (0.2, 0.6, -0.8, -0.6, -0.6, 0.2), (0.9, -0.6, 0.5),
         220, 180, 60, 0.03,
         (
@@ -72,7 +73,7 @@ ARCHETYPES: tuple[Archetype, ...] = (
         ),
     ),
     Archetype(
-        "expert", 0.10, -0.35, 1.2, 0.45, 0.9, 1.1, 0.3, -0.2, 1.2, 0.2, 0.5,
+        "expert", 0.10, -0.35, 1.2, 0.45, 0.9, 1.1, 0.3, 1.4, -0.2, 1.2, 0.2, 0.5,
         (-0.3, 1.1, -0.6, -0.4, -0.4, -0.2), (0.3, -0.1, 0.4),
         9000, 700, 120, 0.6,
         (
@@ -85,7 +86,7 @@ ARCHETYPES: tuple[Archetype, ...] = (
         ),
     ),
     Archetype(
-        "partisan", 0.16, 0.35, 0.8, 1.0, -0.75, 0.05, 1.1, 0.3, -0.9, 0.5, 0.6,
+        "partisan", 0.16, 0.35, 0.8, 1.0, -0.75, 0.05, 1.1, 0.0, 0.3, -0.9, 0.5, 0.6,
         (1.3, -0.5, -0.5, -0.2, 0.0, 0.0), (-0.5, 0.8, 0.3),
         900, 1500, 500, 0.05,
         (
@@ -98,7 +99,7 @@ ARCHETYPES: tuple[Archetype, ...] = (
         ),
     ),
     Archetype(
-        "bystander", 0.20, 0.05, 0.9, 1.35, 0.5, 0.8, 0.7, 0.1, 0.5, -0.7, -0.6,
+        "bystander", 0.20, 0.05, 0.9, 1.35, 0.5, 0.8, 0.7, 0.1, 0.1, 0.5, -0.7, -0.6,
         (-0.6, 1.2, 0.0, -0.4, -0.5, 0.0), (0.0, 0.3, -0.2),
         60, 120, 15, 0.0,
         (
@@ -111,7 +112,7 @@ ARCHETYPES: tuple[Archetype, ...] = (
         ),
     ),
     Archetype(
-        "worrier", 0.14, 0.40, 1.1, 1.15, 0.7, 0.8, 1.3, 0.2, -0.5, 0.2, 0.0,
+        "worrier", 0.14, 0.40, 1.1, 1.15, 0.7, 0.8, 1.3, 0.5, 0.2, -0.5, 0.2, 0.0,
         (0.1, -0.5, -0.6, 0.6, 1.1, 0.3), (0.7, 0.2, -0.1),
         110, 250, 90, 0.01,
         (

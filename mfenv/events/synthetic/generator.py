@@ -45,6 +45,7 @@ def topics_of(topics: list[Topic]) -> Topics:
         credulity=np.array([t.credulity for t in topics]),
         virality=np.array([t.virality for t in topics]),
         trust=np.array([t.trust for t in topics]),
+        truth=np.array([t.truth for t in topics], dtype=bool),
     )
 
 

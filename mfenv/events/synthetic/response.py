@@ -38,20 +38,22 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 
-SURGE_RATE = 0.07  # probability that a rumour surge starts at a step, at virality 0
+SURGE_RATE = 0.10  # probability that a surge starts at a step, at virality 0
 SURGE_SHAPE = (1.0, 0.8, 0.5, 0.25)  # its strength over the steps that it lasts
+SURGE_OF_RUMOUR = 0.65  # the part of surges that push belief; the others push doubt
 _SURGE_AGENT = -1  # noise keys of the society itself have no agent
 _SURGE_TOKEN = 900
 
 
 @dataclass(frozen=True, slots=True)
 class Topics:
-    """Hidden parameters of ``K`` worlds, each ``(K,)``; see :class:`..topics.Topic`."""
+    """Hidden parameters of ``K`` worlds, each ``(K,)``; see :class:`.topics.Topic`."""
 
     domain: NDArray[np.intp]  # index into DOMAINS
     credulity: Floats
     virality: Floats
     trust: Floats
+    truth: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.domain)
@@ -65,6 +67,7 @@ class Topics:
             credulity=self.credulity[i],
             virality=self.virality[i],
             trust=self.trust[i],
+            truth=self.truth[i],
         )
 
 
@@ -88,6 +91,7 @@ def _column(name: str) -> Floats:
 _BELIEF, _CREDULITY, _CONFORMITY = _column("belief"), _column("credulity"), _column("conformity")
 _TRUST, _FACT_TRUST, _SURGE = _column("trust"), _column("fact_trust"), _column("surge")
 _SHARING, _OBJECTIVE = _column("sharing"), _column("objective")
+_EXPERTISE = _column("expertise")
 _SUPPORT, _OPPOSE = _column("support"), _column("oppose")
 _EMOTIONS, _INTENTS = _column("emotions"), _column("intents")
 
@@ -100,6 +104,9 @@ QUESTION_COUPLING = -0.5  # of perceived questions
 STATEMENT = 2.3  # a firm statement, at trust 1
 FACT_CHECK = 1.5
 FRICTION_SHARING = 2.2
+FRICTION_SURGE = 0.8  # part of a surge that full friction holds back
+SURGE_BELIEF = 2.0
+SCRUTINY = 1.2  # of experts, towards questions if the claim is false, away if it is true
 BELIEF_OFFSET = -0.2
 
 #                             angry calm  happy  sad   fear  surprise
@@ -169,14 +176,17 @@ def response(
 ) -> Tables:
     """Conditional label probabilities of every archetype in ``K`` worlds.
 
-    Perceived ``(K, 23)``, activity ``(K, 6)``, surges ``(K,)`` (or 0 for none).
+    Perceived ``(K, 23)``, activity ``(K, 6)``, surges ``(K,)`` (or 0 for none): from −1, a wave
+    of doubt, to 1, a wave of rumour. Friction takes most of a surge's force.
     """
     k = len(topics)
-    surged = np.broadcast_to(np.asarray(surges, dtype=float), (k,))[:, None]
     shown = level_strength(activity)
     statement = shown[:, Kind.STATEMENT, None]
     fact_check = shown[:, Kind.FACT_CHECK, None]
     friction = shown[:, Kind.FRICTION, None]
+    surged = np.broadcast_to(np.asarray(surges, dtype=float), (k,))[:, None]
+    surged = surged * (1.0 - FRICTION_SURGE * friction)
+    stirred = np.abs(surged)
     p_stance, p_state = perceived[:, SLICES["stance"]], perceived[:, SLICES["sentiment_state"]]
     p_share = perceived[:, SLICES["behavior"]][:, 1, None]
     p_believe = perceived[:, SLICES["belief"]][:, 0, None]
@@ -197,7 +207,7 @@ def response(
         + _DOMAIN_BELIEF[topics.domain][:, None]
         + _CREDULITY * topics.credulity[:, None]
         + crowd
-        + 1.3 * _SURGE * surged
+        + SURGE_BELIEF * _SURGE * surged
         - STATEMENT * trust * statement
         - FACT_CHECK * _FACT_TRUST * fact_check
     )
@@ -225,7 +235,7 @@ def response(
         _SHARING
         + 0.7 * topics.virality[:, None]
         + 1.8 * _CONFORMITY * (p_share - 0.45)
-        + 0.6 * surged
+        + 0.6 * stirred
         - FRICTION_SHARING * friction
         - 0.5 * fact_check
     )
@@ -236,13 +246,16 @@ def response(
         + _BELIEF_EMOTION
         + (
             _EMOTION_COUPLING * (p_state - 1 / 6)[:, None, :] * _CONFORMITY[:, None]
-            + surged[:, :, None] * _SURGE_EMOTION
+            + stirred[:, :, None] * _SURGE_EMOTION
             + statement[:, :, None] * _STATEMENT_EMOTION
         )[:, :, None, :]
     )
 
+    # Who knows the matter asks more questions of a false claim: the trace that truth leaves.
+    scrutiny = SCRUTINY * _EXPERTISE * np.where(topics.truth, -1.0, 1.0)[:, None]
     intents = _INTENTS + 1.5 * _CONFORMITY[:, None] * (p_intent - 1 / 3)[:, None, :]
-    intents = intents + 0.4 * surged[:, :, None] * np.array([0.0, 1.0, 0.0])
+    intents = intents + 0.4 * stirred[:, :, None] * np.array([0.0, 1.0, 0.0])
+    intents[:, :, 0] += scrutiny
     by_choice = np.array([
         [(-0.3, 0.0, 0.5), (-1.0, 2.0, 0.0)],  # believing: comment, share
         [(0.8, -0.9, 0.5), (0.0, 0.9, 0.2)],  # doubting
@@ -315,15 +328,18 @@ def expected_shares(tables: Tables, mixture: Floats, weights: ArrayLike | None =
 
 
 def surge(seed: ArrayLike, step: ArrayLike, virality: ArrayLike) -> Floats:
-    """Strength of the rumour surge at a step, by keyed noise; all arguments broadcast.
+    """Signed strength of the surge at a step, by keyed noise; all arguments broadcast.
 
-    A surge starts with a probability that grows with virality, and fades over four steps.
+    A surge starts with a probability that grows with virality, is a wave of rumour (above 0) or
+    of doubt (below 0), and fades over four steps. Where two overlap the later one counts.
     """
     seed, step = np.asarray(seed), np.asarray(step)
     rate = SURGE_RATE * np.exp(0.6 * np.asarray(virality, dtype=float))
     total = np.zeros(np.broadcast_shapes(seed.shape, step.shape, rate.shape))
-    for ago, strength in enumerate(SURGE_SHAPE):
-        start = step - ago
-        begins = (uniform(seed, _SURGE_AGENT, start, _SURGE_TOKEN) < rate) & (start >= 0)
-        total = np.maximum(total, strength * begins)
+    for ago in reversed(range(len(SURGE_SHAPE))):
+        begin = step - ago
+        begins = (uniform(seed, _SURGE_AGENT, begin, _SURGE_TOKEN) < rate) & (begin >= 0)
+        rumour = uniform(seed, _SURGE_AGENT, begin, _SURGE_TOKEN + 1) < SURGE_OF_RUMOUR
+        strength = SURGE_SHAPE[ago] * np.where(rumour, 1.0, -1.0)
+        total = np.where(begins, strength, total)
     return total
