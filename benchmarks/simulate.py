@@ -30,7 +30,7 @@ from mfenv.cli import integer
 from mfenv.dynamics.assemble import AUTO, ModelPair, build_annotator, build_backbone, check_names
 from mfenv.dynamics.journal import Journal, RunLock, canonical
 from mfenv.dynamics.journal import run as run_journals
-from mfenv.dynamics.models import PolicyModel
+from mfenv.dynamics.models import MeanFieldModel, PolicyModel
 from mfenv.dynamics.process import MeanFieldProcess, ProcessSettings, real_rollout
 from mfenv.dynamics.records import StepRecord
 from mfenv.errors import MfenvError
@@ -40,7 +40,17 @@ from mfenv.events.synthetic.generator import SyntheticSociety
 from mfenv.interventions import INTENSITIES, KINDS, NONE, Intervention, Kind
 from mfenv.labels import DIMENSIONS, NAMES
 
-__all__ = ["DEFAULT_EVENT", "HELP", "SAMPLINGS", "Simulation", "add_arguments", "run", "simulate"]
+__all__ = [
+    "DEFAULT_EVENT",
+    "HELP",
+    "SAMPLINGS",
+    "Pair",
+    "Simulation",
+    "add_arguments",
+    "build_methods",
+    "run",
+    "simulate",
+]
 
 HELP = "simulate a population's reactions to an event and compare them with the real ones"
 
@@ -308,9 +318,8 @@ def simulate(
     ``on_step`` is told (steps done, steps in all).
     """
     event, first = simulation.event, simulation.schedule[0][0] if simulation.schedule else 0
-    pairs = methods(simulation.methods, simulation.backbone, simulation.sampling)
+    pairs = build_methods(simulation.methods, simulation.backbone, simulation.sampling)
     annotator = build_annotator(simulation.annotator, event)
-    policies = _shared(pairs)
     revision = build_backbone(simulation.backbone).describe().get("revision", "unknown")
     keys = [(method, seed) for method in simulation.methods for seed in simulation.seeds]
     done = 0
@@ -319,7 +328,7 @@ def simulate(
         processes = []
         for method, seed in keys:
             process = MeanFieldProcess(
-                policies[method], pairs[method].mean_field, annotator, simulation.process
+                pairs[method].policy, pairs[method].mean_field, annotator, simulation.process
             )
             process.begin(event, seed)
             processes.append(process)
@@ -390,27 +399,34 @@ def simulate(
     )
 
 
-def methods(names: Sequence[str], backbone: str, sampling: str) -> dict[str, ModelPair]:
-    """The methods by name on one backbone, with sampling parameters by name."""
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The two models of a method."""
+
+    policy: PolicyModel
+    mean_field: MeanFieldModel
+
+
+def build_methods(names: Sequence[str], backbone: str, sampling: str) -> dict[str, Pair]:
+    """The methods by name on one backbone, with sampling parameters by name.
+
+    Equal policy models are made one object, so that the methods share a call a phase.
+    """
     chosen = None
     if sampling != SAMPLINGS[0]:  # a backbone's own sampling is ancestral
         from agents.backbones.sampling import preset
 
         chosen = preset(sampling).policy
     made = build_backbone(backbone)
-    return {name: plugins.load("mfenv.methods", name)(made, chosen) for name in names}
-
-
-def _shared(pairs: Mapping[str, ModelPair]) -> dict[str, PolicyModel]:
-    """The methods' policy models, equal ones made one, so that they share a call a phase."""
     kept: list[PolicyModel] = []
     result = {}
-    for name, pair in pairs.items():
+    for name in names:
+        pair: ModelPair = plugins.load("mfenv.methods", name)(made, chosen)
         policy = pair.policy
         same = [p for p in kept if type(p) is type(policy) and vars(p) == vars(policy)]
         if not same:
             kept.append(policy)
-        result[name] = same[0] if same else policy
+        result[name] = Pair(same[0] if same else policy, pair.mean_field)
     return result
 
 

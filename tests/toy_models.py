@@ -7,6 +7,7 @@ noise and write them with the synthetic grammar. Registered as the backbone ``to
 
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -40,21 +41,45 @@ class ToyPolicy:
     def __init__(self, backbone):
         self.backbone = backbone
 
-    def act(self, requests):
-        time.sleep(self.backbone.seconds)
+    def chances(self, requests):
+        """Probability of each label combination, (n, combinations)."""
         combos = one_hot(combinations())
-        weights = []
+        rows = []
         for r in requests:
             shares = parse_shares(r.mean_field)
             logits = np.log((UNIFORM if shares is None else shares) + 0.02)
             logits[SLICES["belief"].start + 1] += 1.5 * len(r.notices)  # doubt
-            score = combos @ logits
-            weights.append(np.exp(score - score.max()))
+            weight = np.exp(combos @ logits - (combos @ logits).max())
+            rows.append(weight / weight.sum())
+        return np.array(rows)
+
+    def act(self, requests):
+        time.sleep(self.backbone.seconds)
         keys = np.array([r.key for r in requests])
-        drawn = categorical(np.array(weights), uniform(*keys.T, 0))
+        drawn = categorical(self.chances(requests), uniform(*keys.T, 0))
         u = uniform(*keys.T[:, :, None], 1 + np.arange(N_TEXT_DRAWS))
         texts = write_many(combinations()[drawn], [_subject(r.topic) for r in requests], u)
         return [ActionResult(t, "", 10, 5) for t in texts]
+
+    def score(self, requests, texts):
+        """Log-probability of what the texts say; two tokens each."""
+        time.sleep(self.backbone.seconds)
+        labels = ExactAnnotator().label([""] * len(texts), texts, ["en"] * len(texts))
+        index = (labels[:, None] == combinations()[None]).all(-1).argmax(axis=1)
+        chances = self.chances(requests)[np.arange(len(texts)), index]
+        return [Score(float(np.log(p)), 2) for p in chances]
+
+
+class Request(NamedTuple):
+    """The part of a request that :class:`ToyPolicy` scores by, before anything happened."""
+
+    mean_field: str = ""
+    notices: tuple = ()
+
+
+class Score(NamedTuple):
+    log_probability: float
+    tokens: int
 
 
 def toy(backbone, sampling=None):

@@ -21,7 +21,7 @@ import mfenv
 from mfenv import plugins
 from mfenv.errors import MfenvError, MissingExtraError
 
-__all__ = ["GROUP", "Command", "Parser", "execute", "integer", "main"]
+__all__ = ["GROUP", "Command", "Parser", "execute", "integer", "main", "script"]
 
 GROUP = "mfenv.commands"
 
@@ -83,8 +83,19 @@ def execute(command: Command, prog: str, argv: Sequence[str]) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``mfenv`` with these arguments (default: the process's) and return the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    return _guarded("mfenv", argv, lambda: _dispatch(argv))
+
+
+def script(command: Command, prog: str) -> int:
+    """Run a command that is not registered (``python -m …``), with the same errors and codes."""
+    argv = sys.argv[1:]
+    return _guarded(prog, argv, lambda: execute(command, prog, argv))
+
+
+def _guarded(prog: str, argv: Sequence[str], body: Callable[[], int]) -> int:
+    """Turn what stops a command into one line and an exit code."""
     try:
-        code = _dispatch(argv)
+        code = body()
         sys.stdout.flush()
         return code
     except SystemExit as stop:  # argparse after --help
@@ -92,13 +103,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MfenvError as error:
         return _complain(str(error))
     except ModuleNotFoundError as error:
-        missing = plugins.missing_extra(error, f"mfenv {argv[0]}")
+        missing = plugins.missing_extra(error, shlex.join([prog, *argv[:1]]))
         if missing is None:
             raise
         return _complain(str(missing))
     except KeyboardInterrupt:
-        line = f"mfenv: interrupted; to go on, run the same command again: mfenv {shlex.join(argv)}"
-        print(line, file=sys.stderr)
+        again = f"{prog} {shlex.join(argv)}"
+        print(f"mfenv: interrupted; to go on, run the same command again: {again}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # Whatever is still buffered has no reader; without this the interpreter complains at exit.

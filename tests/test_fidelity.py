@@ -1,0 +1,202 @@
+"""The fidelity tables: the sample, the segments, the figures, and a run that is killed."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toy_models
+
+from benchmarks.compare import compare
+from benchmarks.fidelity import sample, segments
+from mfenv.dynamics.journal import read_journal
+from mfenv.dynamics.process import ProcessSettings, real_rollout
+from mfenv.errors import MfenvError
+from mfenv.events.jsonl import write_jsonl
+from mfenv.events.synthetic.annotator import ExactAnnotator
+from mfenv.events.synthetic.generator import SyntheticSociety
+
+ROOT = Path(__file__).parent.parent
+SIZES = ("--warmup", "24", "--horizon", "48", "--batch", "8", "--seeds", "2")
+TOY = ("--methods", "toy,toy-deaf", "--baseline", "toy-deaf", "--annotator", "toy-exact")
+
+
+@pytest.fixture(scope="module")
+def env(tmp_path_factory):
+    return {**os.environ, **toy_models.install(tmp_path_factory.mktemp("site"))}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "events.jsonl"
+    write_jsonl(SyntheticSociety(3).events(12, n_posts=160), path)
+    return path
+
+
+def command(suite, data, folder, *argv, backbone="toy"):
+    return [
+        sys.executable, "-m", "benchmarks.fidelity", suite, "--data", str(data), *SIZES, *TOY,
+        "--backbone", backbone, "--out", str(folder / "out"), "--results", str(folder / "results"),
+        "--name", "table", *map(str, argv),
+    ]  # fmt: skip
+
+
+def call(env, *argv, code=0):
+    result = subprocess.run(
+        command(*argv), capture_output=True, text=True, env=env, cwd=ROOT, timeout=200
+    )
+    assert result.returncode == code, result.stderr
+    return result
+
+
+def table(folder):
+    return json.loads((folder / "results" / "table.json").read_text())
+
+
+def test_the_sample_is_fixed_by_the_ids_alone():
+    events = SyntheticSociety(3).events(8, n_posts=20)
+    events[2] = replace(events[2], posts=SyntheticSociety(3).event(2, n_posts=10).posts)
+    chosen = [case.event.event_id for case in sample(events, 4, 15)]
+    assert chosen == [case.event.event_id for case in sample(events[::-1], 4, 15)]
+    hashes = {e.event_id: hashlib.sha256(e.event_id.encode()).hexdigest() for e in events}
+    assert chosen == sorted(set(hashes) - {events[2].event_id}, key=hashes.__getitem__)[:4]
+    with pytest.raises(MfenvError, match="7 events have at least 15 posts, 8 are asked for"):
+        sample(events, 8, 15)
+
+
+def test_segments_cover_an_event_once_and_keep_its_tree():
+    event = SyntheticSociety(3).event(0, n_posts=100)
+    parts = [case.event for case in segments(event, 30)]
+    assert len(parts) == 3  # 99 reactions: nine are left over
+    assert [t for p in parts for t in p.posts.texts[1:]] == list(event.posts.texts[1:91])
+    assert len({p.event_id for p in parts}) == 3
+    for k, part in enumerate(parts):
+        assert part.posts.texts[0] == event.topic
+        np.testing.assert_array_equal(part.labels[1:], event.labels[1 + 30 * k : 31 + 30 * k])
+        for i in range(1, 31):
+            parent = int(event.posts.parents[30 * k + i])
+            expected = parent - 30 * k if parent > 30 * k else 0
+            assert part.posts.parents[i] == expected
+        assert part.posts.parents[0] == -1
+
+
+def test_the_table_holds_what_the_journals_say(env, data, tmp_path):
+    result = call(env, "weibo", data, tmp_path, "--events", 5, "--min-posts", 80)
+    found = table(tmp_path)
+    events = {e.event_id: e for e in SyntheticSociety(3).events(12, n_posts=160)}
+    cases = sample(list(events.values()), 5, 80)
+    names = "\n".join(case.event.event_id for case in cases)
+    assert found["cases"]["sha256"] == hashlib.sha256(names.encode()).hexdigest()
+    assert found["cases"]["sha256"] in result.stderr
+    assert set(found["kl"]) == {"toy", "toy-deaf", "persistence", "noise floor"}
+    settings = ProcessSettings(72, 8, 24)
+    expected = []
+    for case in cases:
+        stem = hashlib.sha256(case.event.event_id.encode()).hexdigest()[:16]
+        runs = [
+            read_journal(tmp_path / "out/journals" / f"{stem}-toy-{s}.jsonl")[1] for s in (0, 1)
+        ]
+        real = real_rollout(case.event, ExactAnnotator(), settings)
+        expected.append(compare(real, {"toy": runs}, (0, 1)).scores[0].kl.mean)
+    row = found["kl"]["toy"]
+    assert row["mean"] == pytest.approx(np.mean(expected), abs=1e-6)
+    assert row["low"] < row["mean"] < row["high"]
+    assert row["excess"]["mean"] == pytest.approx(
+        row["mean"] - found["kl"]["noise floor"]["mean"], abs=2e-6
+    )
+    gap = {k: v["mean"] for k, v in found["paired"].items()}
+    best, second = found["ranked"][:2]
+    assert gap[f"{best} - {second}"] == pytest.approx(
+        found["kl"][best]["mean"] - found["kl"][second]["mean"], abs=2e-6
+    )
+    assert found["decisions"] == 5 * 2 * 2 * 48
+    text = (tmp_path / "results" / "table.md").read_text()
+    assert text == result.stdout.removesuffix("\n")
+    assert f"{best} has the lowest mean KL" in text
+    # No post's text in what is published.
+    published = text + json.dumps(found)
+    assert not any(t in published for e in events.values() for t in e.posts.texts if len(t) > 12)
+
+
+def test_likelihood_is_that_of_the_real_actions(env, data, tmp_path):
+    call(env, "weibo", data, tmp_path, "--events", 5, "--min-posts", 80)
+    found = table(tmp_path)["nll"]
+    # The deaf population sees no mean field, so its scores can be worked out from the texts alone.
+    policy = toy_models.ToyPolicy(toy_models.Toy())
+    events = SyntheticSociety(3).events(12, n_posts=160)
+    actions = []
+    for case in sample(events, 5, 80):
+        blank = toy_models.Request()
+        texts = list(case.event.posts.texts[25:73])
+        scores = policy.score([blank] * len(texts), texts)
+        actions.append(-np.mean([s.log_probability for s in scores]))
+    assert found["toy-deaf"]["per_action"]["mean"] == pytest.approx(np.mean(actions), abs=1e-6)
+    assert found["toy-deaf"]["per_token"]["mean"] == pytest.approx(np.mean(actions) / 2, abs=1e-6)
+    assert found["toy-deaf"]["minus_baseline_per_token"]["mean"] == 0
+    # Who reads the shares of what happened knows more about what comes next.
+    gap = found["toy"]["minus_baseline_per_token"]
+    assert gap["high"] < 0
+
+
+def test_streams_are_cut_and_blocks_are_streams(env, data, tmp_path):
+    call(env, "pheme", data, tmp_path)
+    found = table(tmp_path)
+    assert found["cases"] == {**found["cases"], "count": 24, "groups": 12}  # 159 // 72 each
+    assert len(found["per_group"]) == 12
+    group = found["per_group"]["synthetic-3-0"]
+    assert group["cases"] == 2
+    assert group["toy"]["low"] <= group["toy"]["mean"] <= group["toy"]["high"]
+    means = [row["toy"]["mean"] for row in found["per_group"].values()]
+    assert found["kl"]["toy"]["mean"] == pytest.approx(np.mean(means), abs=1e-5)
+
+
+def test_killed_and_repeated_it_gives_the_same_table(env, data, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    argv = ("--events", 10, "--min-posts", 80)
+    call(env, "weibo", data, whole, *argv)
+    line = command("weibo", data, killed, *argv, backbone="toy:0.1")
+    call_env = {**env, "PYTHONUNBUFFERED": "1"}
+    for pattern, least in (("journals/*.jsonl", 4 * 10 * 4), ("likelihoods/0.json", 1)):
+        process = subprocess.Popen(
+            line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=call_env, cwd=ROOT
+        )
+        limit = time.monotonic() + 100
+        while (
+            sum(p.read_bytes().count(b"\n") + p.name.endswith("0.json")
+                for p in (killed / "out").glob(pattern) if "timings" not in p.name) < least
+        ):  # fmt: skip
+            assert process.poll() is None
+            assert time.monotonic() < limit
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (killed / "results").exists()
+    result = subprocess.run(line, capture_output=True, text=True, env=env, cwd=ROOT, timeout=120)
+    assert result.returncode == 0, result.stderr
+    apart = ("seconds", "command")
+    assert {k: v for k, v in table(killed).items() if k not in apart} == {
+        k: v for k, v in table(whole).items() if k not in apart
+    }
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (("weibo", "--events", "99", "--min-posts", "80"), ("12 events", "99")),
+        (("weibo", "--min-posts", "72"), ("more than the 72",)),
+        (("weibo", "--baseline", "none"), ("--baseline", "toy-deaf")),
+        (("twitter",), ("'weibo', 'pheme'",)),
+    ],
+)
+def test_wrong_arguments_get_one_line(env, data, tmp_path, argv, words):
+    stderr = call(env, argv[0], data, tmp_path, *argv[1:], code=2).stderr
+    assert stderr.startswith("mfenv: error: ")
+    assert stderr.count("\n") == 1
+    assert all(word in stderr for word in words), stderr
