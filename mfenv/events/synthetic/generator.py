@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mfenv.dynamics.mean_field_text import render, telling
 from mfenv.dynamics.models import Reaction
-from mfenv.dynamics.notices import notice_texts, planted_texts
+from mfenv.dynamics.notices import VISIBLE, notice_texts, planted_texts
 from mfenv.dynamics.reach import INITIAL
 from mfenv.dynamics.society import (
     BATCH,
@@ -24,7 +24,7 @@ from mfenv.events.synthetic.archetypes import ARCHETYPES, MIXTURE, N_PROFILE_DRA
 from mfenv.events.synthetic.grammar import write_many
 from mfenv.events.synthetic.response import Topics
 from mfenv.events.synthetic.topics import Topic, sample_topic
-from mfenv.interventions import INTENSITIES, N_ACTIONS, Kind
+from mfenv.interventions import INTENSITIES, Kind
 from mfenv.labels import DIMENSIONS, Labels, encode_code
 from mfenv.noise import generator, uniform
 
@@ -178,15 +178,20 @@ class TrainingStep:
 def random_actions(rng: np.random.Generator, worlds: int, steps: int) -> NDArray[np.intp]:
     """Random schedules of flat actions ``(worlds, steps)``: every kind and intensity, and rests.
 
-    A quarter of the worlds see no intervention; the others a rate of their own, half of them
-    with one favourite kind, so that sustained and mixed use both occur.
+    A fifth of the worlds see no intervention; the others a rate of their own, half of them with
+    one favourite kind, so that sustained and mixed use both occur. Kinds with notices and high
+    intensities come more often, since activity fades and would show its lower levels mostly.
     """
-    rate = np.where(rng.random(worlds) < 0.25, 0.0, rng.uniform(0.1, 0.8, worlds))
-    any_action = rng.integers(1, N_ACTIONS, (worlds, steps))
-    favourite = rng.integers(len(Kind), size=worlds)[:, None] * len(INTENSITIES) + 1
-    focused = favourite + rng.integers(len(INTENSITIES), size=(worlds, steps))
-    chosen = np.where(rng.random(worlds)[:, None] < 0.5, focused, any_action)
-    return np.where(rng.random((worlds, steps)) < rate[:, None], chosen, 0).astype(np.intp)
+    rate = np.where(rng.random(worlds) < 0.2, 0.0, rng.uniform(0.1, 0.9, worlds))[:, None]
+    odds = np.where(np.isin(np.arange(len(Kind)), VISIBLE), 2.0, 1.0)
+    odds[Kind.FACT_CHECK] = 1.0  # it lasts longest
+    odds /= odds.sum()
+    mixed = rng.choice(len(Kind), p=odds, size=(worlds, steps))
+    favourite = rng.choice(len(Kind), p=odds, size=(worlds, 1))
+    kind = np.where(rng.random((worlds, 1)) < 0.5, favourite, mixed)
+    intensity = rng.choice(len(INTENSITIES), p=(0.25, 0.3, 0.45), size=(worlds, steps))
+    action = 1 + kind * len(INTENSITIES) + intensity
+    return np.where(rng.random((worlds, steps)) < rate, action, 0).astype(np.intp)
 
 
 def training_steps(
