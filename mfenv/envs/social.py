@@ -19,7 +19,6 @@ from mfenv.envs.observation import (
     TEXT_LENGTHS,
     as_parts,
     credibility,
-    credibility_reading,
     observation_space,
     vector,
 )
@@ -106,9 +105,10 @@ class SocialEnv(gymnasium.Env[Any, Any]):
     | 62    | credibility  | posterior probability that the topic is true                     | 0   | 1   |
 
     The 23 labels are those of `mfenv.labels.NAMES`; `mfenv.envs.observation.OBSERVATION_SLICES`
-    holds the slices. Whether the topic is true is hidden. At reset and at every step there is one
-    reading of it, which is wrong with probability `credibility_noise`; the credibility is the
-    calibrated posterior of the readings so far. Where nobody knows the truth it is 0.5.
+    holds the slices. Whether the topic is true is hidden. The credibility is the posterior of one
+    reading at reset, ±1 (true, false) plus Gaussian noise with standard deviation
+    `credibility_noise`: calibrated, and on the right side in 84% of the episodes by default.
+    Where nobody knows the truth it is 0.5.
 
     With `observation="dict"` the same comes as a flat `Dict` with one entry per slice, with
     `observation="text"` as `Dict(topic, mean_field, vector)` whose first two are texts.
@@ -174,7 +174,7 @@ class SocialEnv(gymnasium.Env[Any, Any]):
     | `horizon`           | **int**             | `16`            | steps of an episode |
     | `budget`            | **float**           | `12.0`          | what the interventions of an episode may cost in all |
     | `cost_weight`       | **float**           | `0.02`          | reward lost per unit of cost |
-    | `credibility_noise` | **float**           | `0.38`          | probability that a reading of the truth is wrong, 0 to 0.5 |
+    | `credibility_noise` | **float**           | `1.0`           | standard deviation of the reading of the truth; 0 reveals it |
     | `render_mode`       | **str** or None     | `None`          | `"ansi"`, `"rgb_array"` (needs the extra `reports`) or `"human"` (prints the text) |
 
     Wrong arguments raise `mfenv.errors.MfenvError`, which says what is allowed.
@@ -205,7 +205,7 @@ class SocialEnv(gymnasium.Env[Any, Any]):
         horizon: int = 16,
         budget: float = 12.0,
         cost_weight: float = 0.02,
-        credibility_noise: float = 0.38,
+        credibility_noise: float = 1.0,
         render_mode: str | None = None,
     ) -> None:
         """Check the arguments. Events and models are loaded by the first :meth:`reset`."""
@@ -216,13 +216,14 @@ class SocialEnv(gymnasium.Env[Any, Any]):
         for name, value, least in counts:
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
                 raise MfenvError(f"{name}={value!r} is not allowed; allowed: {least} or more")
-        for name, number in (("budget", budget), ("cost_weight", cost_weight)):
-            if not number >= 0:
+        numbers = (
+            ("budget", budget),
+            ("cost_weight", cost_weight),
+            ("credibility_noise", credibility_noise),
+        )
+        for name, number in numbers:
+            if not 0 <= number < float("inf"):
                 raise MfenvError(f"{name}={number!r} is not allowed; allowed: 0 or more")
-        if not 0 <= credibility_noise <= 0.5:
-            raise MfenvError(
-                f"credibility_noise={credibility_noise!r} is not allowed; allowed: 0 to 0.5"
-            )
         if render_mode is not None:
             _one_of("render_mode", render_mode, self.metadata["render_modes"])
             if render_mode == "rgb_array":
@@ -264,9 +265,10 @@ class SocialEnv(gymnasium.Env[Any, Any]):
         """
         super().reset(seed=seed)
         ids = self._scenarios.ids
-        # Both are drawn in any case, so that choosing an event leaves the noise as it is.
+        # All are drawn in any case, so that choosing an event leaves the noise as it is.
         place = int(self.np_random.integers(len(ids)))
         noise_seed = int(self.np_random.integers(2**31))
+        draw = float(self.np_random.standard_normal())
         chosen = (options or {}).get("event_id")
         if chosen is not None and chosen not in ids:
             some = ", ".join(ids[:3])
@@ -285,15 +287,15 @@ class SocialEnv(gymnasium.Env[Any, Any]):
                 f"event {event.event_id!r} has {len(event.posts) - 1} replies; more than the "
                 f"warm-up of {self._warmup} are needed"
             )
-        self._dynamics, self._seed = dynamics, noise_seed
+        self._dynamics = dynamics
+        self._credibility = credibility(event.truth, self._noise, draw)
         self._steps = min(self._horizon, dynamics.horizon)
-        self._spent, self._elapsed, self._odds = 0.0, 0, 0.0
+        self._spent, self._elapsed = 0.0, 0
         self._recorded = _recorded_shares(warmup, self._batch)
         self._records: list[StepRecord] = []
         self._latest = warmup[-1] if warmup else None
         self._harm: list[float] = []
         self._rewards: list[float] = []
-        self._read_credibility()
         if self.render_mode == "human":
             self.render()
         return self._observe(), self._info(NONE, wanted=NONE)
@@ -315,7 +317,6 @@ class SocialEnv(gymnasium.Env[Any, Any]):
         reward = -harm - self._cost_weight * done.cost
         self._harm.append(harm)
         self._rewards.append(reward)
-        self._read_credibility()
         if self.render_mode == "human":
             self.render()
         truncated = self._elapsed >= self._steps
@@ -386,10 +387,6 @@ class SocialEnv(gymnasium.Env[Any, Any]):
     def _pays(self, intervention: Intervention) -> bool:
         return self._spent + intervention.cost <= self._budget + _EPSILON
 
-    def _read_credibility(self) -> None:
-        truth = self._started().event.truth
-        self._odds += credibility_reading(truth, self._noise, self._seed, self._elapsed)
-
     def _shares(self, back: int) -> NDArray[np.float64]:
         """Shares ``(23,)`` of the batch ``back`` batches ago; uniform before the first."""
         if back < len(self._records):
@@ -407,7 +404,7 @@ class SocialEnv(gymnasium.Env[Any, Any]):
             time=self._elapsed / self._steps,
             budget=max(0.0, left),
             activity=dynamics.activity,
-            credibility=credibility(self._odds),
+            credibility=self._credibility,
         )
         if self._format == "box":
             return values
