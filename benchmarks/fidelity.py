@@ -52,7 +52,7 @@ from mfenv.events.load import load_events
 from mfenv.labels import DIMENSIONS
 from mfenv.noise import generator
 
-__all__ = ["HELP", "Case", "add_arguments", "run", "sample", "segments"]
+__all__ = ["HELP", "Case", "add_arguments", "machine", "run", "sample", "segments"]
 
 HELP = "measure how close simulated populations come to real ones"
 
@@ -349,8 +349,8 @@ def run(args: argparse.Namespace) -> int:
         **_summary(cases, comparisons, likelihoods, args.baseline),
         "decisions": decisions,
         "seconds": round(seconds, 1),
-        "machine": _machine(),
-        "command": shlex.join(["python", "-m", "benchmarks.fidelity", *sys.argv[1:]]),
+        "machine": machine(),
+        "command": _command(sys.argv[1:]),
     }
     title = args.name or f"{args.suite}-{backbone.replace('-{event}', '').replace('/', '-')}"
     args.results.mkdir(parents=True, exist_ok=True)
@@ -359,6 +359,16 @@ def run(args: argparse.Namespace) -> int:
     (args.results / f"{title}.md").write_text(text, encoding="utf-8")
     print(text)
     return 0
+
+
+def _command(argv: Sequence[str]) -> str:
+    """The command, but for where it writes."""
+    words, skip = ["python", "-m", "benchmarks.fidelity"], False
+    for word in argv:
+        if not skip and not word.startswith(("--out", "--results")):
+            words.append(word)
+        skip = word in ("--out", "--results")
+    return shlex.join(words)
 
 
 def _check_folder(folder: Path, settings: Mapping[str, Any]) -> None:
@@ -374,7 +384,7 @@ def _file_hash(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "a folder"
 
 
-def _machine() -> str:
+def machine() -> str:
     """What the figures were measured on, without anything that names the machine."""
     parts = [
         f"{os.cpu_count()} CPU cores ({platform.machine()})",
@@ -512,11 +522,12 @@ def _verdict(result: Mapping[str, Any]) -> list[str]:
         if method == baseline:
             continue
         gap = row["minus_baseline_per_token"]
-        if not _clear(gap):
-            word = f"no clear difference from `{baseline}`"
+        word = f"than without it (`{baseline}`): {_show(gap, sign=True)} nats a token."
+        if _clear(gap):
+            lower = "lower" if gap["mean"] < 0 else "higher"
+            lines.append(f"Likelihood: the NLL with the mean field of `{method}` is {lower} {word}")
         else:
-            word = f"{'lower' if gap['mean'] < 0 else 'higher'} than `{baseline}`"
-        lines.append(f"Likelihood: `{method}` has {word}: {_show(gap, sign=True)} nats a token.")
+            lines.append(f"Likelihood: the NLL of `{method}` is not clearly other {word}")
     return lines
 
 

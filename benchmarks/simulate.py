@@ -30,7 +30,7 @@ from mfenv.cli import integer
 from mfenv.dynamics.assemble import AUTO, ModelPair, build_annotator, build_backbone, check_names
 from mfenv.dynamics.journal import Journal, RunLock, canonical
 from mfenv.dynamics.journal import run as run_journals
-from mfenv.dynamics.models import MeanFieldModel, PolicyModel
+from mfenv.dynamics.models import Annotator, MeanFieldModel, PolicyModel
 from mfenv.dynamics.process import MeanFieldProcess, ProcessSettings, real_rollout
 from mfenv.dynamics.records import StepRecord
 from mfenv.errors import MfenvError
@@ -56,7 +56,11 @@ HELP = "simulate a population's reactions to an event and compare them with the 
 
 Run = Sequence[StepRecord]
 
-SAMPLINGS = ("ancestral", "paper")
+_SAMPLING_TEXT = {
+    "ancestral": "ancestral (temperature 1, nothing cut off)",
+    "paper": "paper (MF-LLM's truncated sampling)",
+}
+SAMPLINGS = tuple(_SAMPLING_TEXT)
 DEFAULT_EVENT = "synthetic-9-0"
 """What is simulated where no event is named; of a society that no shipped model was trained on."""
 
@@ -173,6 +177,7 @@ class Outcome:
     differences: Mapping[str, Difference]
     revision: str
     annotator: str
+    coverage: Mapping[str, float]  # method → share of its texts whose labels are exact
     seconds: float
     decisions: int  # actions that the policy model chose
 
@@ -184,13 +189,13 @@ def run(args: argparse.Namespace) -> int:
     with RunLock(out), _progress(args.json) as advance:
         outcome = simulate(simulation, out, advance)
         result = _result(simulation, outcome)
-        _write(out / "result.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+        _write(out / "result.json", json.dumps(result, indent=2) + "\n")
         _write(out / "report.html", render(_report(simulation, outcome, _command(args))))
     if args.json:
         timed = {**result, "seconds": round(outcome.seconds, 3), "decisions": outcome.decisions}
         order = ("event", "backbone", "method", "seeds", "kl", "seconds", "decisions")
         extra = [key for key in timed if key not in order]
-        print(json.dumps({key: timed[key] for key in (*order, *extra)}, ensure_ascii=False))
+        print(json.dumps({key: timed[key] for key in (*order, *extra)}))
     else:
         _print(simulation, outcome, out)
     return 0
@@ -253,7 +258,9 @@ def _event(args: argparse.Namespace) -> Event:
             )
         society = SyntheticSociety(int(match[1]))
         return society.event(int(match[2]), n_posts=args.agents + 1)
-    skip_bad = True if args.skip_bad else None
+    skip_bad: Path | bool | None = None
+    if args.skip_bad:
+        skip_bad = True if args.out is None else args.out / "quarantine.jsonl"
     wanted = None if args.event is None else [args.event]
     events = load_events(args.events, skip_bad=skip_bad, event_ids=wanted)
     if len(events) != 1:
@@ -389,6 +396,7 @@ def simulate(
         differences={m: difference(runs[m], changed_runs[m], prefix) for m in changed_runs},
         revision=revision,
         annotator=annotator.name,
+        coverage=_coverage(runs, event, annotator),
         seconds=_seconds(folder / "journals", keys, bool(simulation.schedule)),
         decisions=sum(
             int((~record.planted).sum())
@@ -427,6 +435,21 @@ def build_methods(names: Sequence[str], backbone: str, sampling: str) -> dict[st
         if not same:
             kept.append(policy)
         result[name] = Pair(same[0] if same else policy, pair.mean_field)
+    return result
+
+
+def _coverage(
+    runs: Mapping[str, Sequence[Run]], event: Event, annotator: Annotator
+) -> dict[str, float]:
+    """Share of each method's simulated texts that an exact annotator could read; else empty."""
+    read = getattr(annotator, "label_with_coverage", None)
+    if read is None:
+        return {}
+    result = {}
+    for method, each in runs.items():
+        texts = [t for run in each for r in run if not r.warmup for t in r.texts]
+        n = len(texts)
+        result[method] = float(read([event.topic] * n, texts, [event.language] * n)[1].mean())
     return result
 
 
@@ -550,6 +573,11 @@ def _print(simulation: Simulation, outcome: Outcome, out: Path) -> None:
         + ", then ".join(f"{s.name} {s.kl.mean:.4f}" for s in ranked),
         markup=False,
     )
+    if outcome.coverage:
+        console.print(
+            f"Simulated texts with exact labels (the rest: classifier): {_coverage_text(outcome)}",
+            markup=False,
+        )
     for method, change in outcome.differences.items():
         console.print(
             f"{method}: {simulation.plan}, the same noise without and with it", markup=False
@@ -557,6 +585,10 @@ def _print(simulation: Simulation, outcome: Outcome, out: Path) -> None:
         console.print(_effect_table(change))
     console.print(f"Report: {out / 'report.html'}", markup=False, soft_wrap=True)
     print(f"{outcome.decisions} decisions in {outcome.seconds:.1f} s", file=sys.stderr)
+
+
+def _coverage_text(outcome: Outcome) -> str:
+    return ", ".join(f"{method} {100 * x:.1f}%" for method, x in outcome.coverage.items())
 
 
 def _plain(text: str) -> str:
@@ -604,10 +636,8 @@ def _report(simulation: Simulation, outcome: Outcome, command: str) -> Report:
             "revision": outcome.revision,
             "methods": ", ".join(simulation.methods),
             "annotator": outcome.annotator,
-            "sampling": {
-                "ancestral": "ancestral (temperature 1, no truncation)",
-                "paper": "MF-LLM's (T 0.8, top-p 0.85, top-k 50, repetition 1.2)",
-            }[simulation.sampling],
+            **({"labels that are exact": _coverage_text(outcome)} if outcome.coverage else {}),
+            "sampling": _SAMPLING_TEXT[simulation.sampling],
         },
         "Settings": {
             "people": str(sum(len(r.agents) for r in real)),
