@@ -101,7 +101,8 @@ def _interval(values: Floats) -> tuple[float, float]:
 
 
 def _signed(low: float, high: float) -> str:
-    return f"[{low:+.2f}, {high:+.2f}]{' \\*' if low > 0 or high < 0 else ''}"
+    star = " \\*" if low > 0 or high < 0 else ""
+    return f"[{low:+.2f}, {high:+.2f}]{star}"
 
 
 def agreement_table(
@@ -151,8 +152,8 @@ def share_errors(
 ) -> dict[str, Floats]:
     """Total variation of estimated and true label shares, mean over dimensions.
 
-    ``populations`` ``(b, events)`` says how often each event belongs to each population. Returns for
-    each method an array ``(b,)``; ``"argmax"`` counts the most probable labels.
+    ``populations`` ``(b, events)`` says how often each event belongs to each population. Returns
+    for each method an array ``(b,)``; ``"argmax"`` counts the most probable labels.
     """
     place = np.unique(events, return_inverse=True)[1]
     truth = one_hot(labels)
@@ -161,7 +162,9 @@ def share_errors(
         rows = np.repeat(np.arange(len(labels)), weights[place].astype(int))
         true = truth[rows].mean(axis=0)
         p = probabilities[rows]
-        estimates = {m: annotator.corrected_shares(p, language, m) for m in METHODS}
+        estimates: dict[str, Floats] = {
+            m: annotator.corrected_shares(p, language, m) for m in METHODS
+        }
         estimates["argmax"] = one_hot(decide(p)).mean(axis=0)
         for method, estimate in estimates.items():
             gap = np.abs(estimate - true)
@@ -254,7 +257,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         lines += agreement_table(test, ours, baseline(train, test.texts), train, language)
         lines += [
             "",
-            "Population shares: total variation to the true shares, mean over the eight dimensions.",
+            "Population shares: total variation to the true ones, mean over the dimensions.",
             "",
         ]
         lines += _shares_section(annotator, p, test, language)

@@ -75,12 +75,16 @@ def test_emoticons_alone_are_told_from_words() -> None:
 
 
 def test_rules_overrule_probabilities_and_leave_the_rest_alone() -> None:
-    p = np.tile(np.concatenate([np.full(len(d.labels), 1 / len(d.labels)) for d in DIMENSIONS]), (3, 1))
+    p = np.tile(
+        np.concatenate([np.full(len(d.labels), 1 / len(d.labels)) for d in DIMENSIONS]), (3, 1)
+    )
     before = p.copy()
     out = apply_rules(["转发微博", "[怒]", "真的吗"], p)
     np.testing.assert_array_equal(out[0], one_hot(SILENT_REPOST))
     np.testing.assert_array_equal(out[2], p[2])
-    np.testing.assert_array_equal(out[1, SLICES["sentiment_state"]], p[1, SLICES["sentiment_state"]])
+    np.testing.assert_array_equal(
+        out[1, SLICES["sentiment_state"]], p[1, SLICES["sentiment_state"]]
+    )
     assert out[1, SLICES["behavior"]].tolist() == [1.0, 0.0]
     np.testing.assert_array_equal(p, before)
 
@@ -217,8 +221,9 @@ def test_errors_name_what_is_allowed() -> None:
         annotator.probabilities(["t"], ["x"], ["fr"])
     with pytest.raises(ValueError, match="must be equal"):
         annotator.probabilities(["t"], ["x", "y"], ["zh", "zh"])
+    p = annotator.probabilities(["t"], ["x"], ["zh"])
     with pytest.raises(ValueError, match="counted, mean"):
-        annotator.corrected_shares(annotator.probabilities(["t"], ["x"], ["zh"]), "zh", "magic")  # type: ignore[arg-type]
+        annotator.corrected_shares(p, "zh", "magic")  # type: ignore[arg-type]
 
 
 # --- the shipped weights -----------------------------------------------------------------------

@@ -63,7 +63,24 @@ _BASE = {
     "subjectivity": "subjective",
     "intent": "opinion",
 }
-_FILL = "one two three four five six seven eight nine ten red green blue grey brown pink".split()
+_FILL = [
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "red",
+    "green",
+    "blue",
+    "grey",
+    "brown",
+    "pink",
+]
 
 
 def _planted(n: int, seed: int) -> tuple[list[str], list[str], np.ndarray]:

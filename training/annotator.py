@@ -145,7 +145,9 @@ def train_language(
 
     def say(text: str) -> None:
         if log:
-            print(f"{language} {time.monotonic() - begun:6.0f} s  {text}", file=sys.stderr, flush=True)
+            print(
+                f"{language} {time.monotonic() - begun:6.0f} s  {text}", file=sys.stderr, flush=True
+            )
 
     train, validation = annotated.of("train"), annotated.of("validation")
     if not train.texts or not unlabelled.texts:
@@ -210,7 +212,7 @@ def train_language(
 
 
 def save(trained: Trained, language: str, folder: Path) -> Path:
-    """Write ``folder/LANGUAGE.safetensors``; returns the path. The same input gives the same bytes."""
+    """Write ``folder/LANGUAGE.safetensors``; the same input gives the same bytes."""
     from safetensors.numpy import save as serialise
 
     from training.annotator_model import quantise

@@ -31,7 +31,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Annotated:
-    """Annotated reactions of one language: texts, labels ``(n, 8)``, events ``(n,)``, splits ``(n,)``."""
+    """Annotated reactions of one language; ``labels`` ``(n, 8)``, the other arrays ``(n,)``."""
 
     topics: list[str]
     texts: list[str]
@@ -170,10 +170,13 @@ CUES: Mapping[str, tuple[str, ...]] = {
     "en": (
         r"\?",
         r"!",
-        r"\b(?:fake|false|hoax|rumou?rs?|not true|untrue|bullshit|lies?|lying|debunk\w*|unverified|photoshop\w*|wrong|doubt)\b",
+        r"\b(?:fake|false|hoax|rumou?rs?|not true|untrue|bullshit|lies?|lying|debunk\w*|unverified"
+        r"|photoshop\w*|wrong|doubt)\b",
         r"\b(?:confirm\w*|source|proof|evidence|really|true|truth|verif\w+|link)\b",
-        r"\b(?:fuck\w*|shit|idiots?|stupid|disgust\w*|scum|cowards?|hate|racis\w*|shame\w*|damn|ass|dumb)\b",
-        r"\b(?:rip|sad\w*|pray\w*|heart\w*|thoughts|condolences|tragic|tragedy|sorry|cry\w*|horribl\w*)\b",
+        r"\b(?:fuck\w*|shit|idiots?|stupid|disgust\w*|scum|cowards?|hate|racis\w*|shame\w*|damn|ass"
+        r"|dumb)\b",
+        r"\b(?:rip|sad\w*|pray\w*|heart\w*|thoughts|condolences|tragic|tragedy|sorry|cry\w*"
+        r"|horribl\w*)\b",
         r"\b(?:scary|scared|afraid|terrif\w+|worr\w+|fear\w*|safe|danger\w*|terror\w*)\b",
         r"\b(?:lol|lmao|haha\w*|love\w*|great|thanks?|awesome|good|hope|best|brave)\b",
         r"\b(?:wow|omg|unbelievable|shock\w*|wtf|insane|crazy|incredible)\b",
@@ -191,8 +194,8 @@ _EMOTICON_CLASSES = 60
 
 @dataclass(frozen=True, slots=True)
 class Cues:
-    """Texts with cues hidden. ``present`` ``(n, c)``: 1 the cue was there and is hidden, 0 it was not
-    there, -1 it still shows (not asked for); the last column is :attr:`Unlabelled.doubtful`.
+    """Texts with cues hidden. ``present`` ``(n, c)``: 1 the cue was there and is hidden, 0 it was
+    not there, -1 it still shows (not asked for); the last column is :attr:`Unlabelled.doubtful`.
     ``family`` ``(n,)``: the emoticon that was hidden, or the known class; -1 none."""
 
     texts: list[str]

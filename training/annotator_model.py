@@ -80,8 +80,8 @@ _ENCODER_BITS, _SHARPNESS = 20, 4.0
 class Encoder:
     """Embeddings of n-grams, ``table`` ``(v, d)``, and heads that guess cues, ``heads`` ``(d, c)``.
 
-    ``index`` ``(2^20,)`` maps a hash to its row in ``table`` (-1: too rare), ``weight`` ``(v,)`` is its
-    inverse document frequency.
+    ``index`` ``(2^20,)`` maps a hash to its row in ``table`` (-1: too rare), ``weight`` ``(v,)`` is
+    its inverse document frequency.
     """
 
     language: str
@@ -115,7 +115,10 @@ def _known(bag: Bags, index: NDArray[np.int32], weight: NDArray[np.float32]) -> 
 def fit_encoder(
     cues: Cues, language: str, *, seed: int, width: int = 64, epochs: int = 2, rare: int = 25
 ) -> Encoder:
-    """Learn an :class:`Encoder` from texts with hidden cues; n-grams in fewer than ``rare`` are left out."""
+    """Learn an :class:`Encoder` from texts with hidden cues.
+
+    N-grams found in fewer than ``rare`` texts are left out.
+    """
     ngrams = LANGUAGES[language]
     parts = [
         bags(cues.texts[i : i + 30000], ngrams.orders, ngrams.word_orders)
@@ -168,8 +171,8 @@ def fit_encoder(
                 for group in optimiser.param_groups:
                     group["lr"] = 6e-3 * (1 - step / steps) + 1e-4
                 optimiser.zero_grad()
-            loss.backward()
-            sparse.step()
+            loss.backward()  # type: ignore[no-untyped-call]
+            sparse.step()  # type: ignore[no-untyped-call]
             dense.step()
             step += 1
     return Encoder(
@@ -337,7 +340,10 @@ class _Student(torch.nn.Module):
         self.skip = torch.nn.Linear(inputs, N_LABELS)
 
     def forward(
-        self, reaction: tuple[torch.Tensor, ...], topic: tuple[torch.Tensor, ...], form: torch.Tensor
+        self,
+        reaction: tuple[torch.Tensor, ...],
+        topic: tuple[torch.Tensor, ...],
+        form: torch.Tensor,
     ) -> torch.Tensor:
         r = self.table(reaction[0], reaction[2], per_sample_weights=reaction[1])
         t = self.topic_table(topic[0], topic[2], per_sample_weights=topic[1])
@@ -390,7 +396,7 @@ def fit_student(
     *,
     seed: int,
 ) -> Network:
-    """Train a student on a teacher's probabilities ``(n, 23)`` and on annotated labels ``(m, 8)``."""
+    """Train a student on a teacher's probabilities ``(n, 23)`` and annotated labels ``(m, 8)``."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     soft = _examples(pseudo[0], pseudo[1], settings)
@@ -419,7 +425,7 @@ def fit_student(
             for group in optimiser.param_groups:
                 group["lr"] = settings.rate * (1 - step / steps)
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             step += 1
 
@@ -461,10 +467,12 @@ def scale_heads(logits: Floats, labels: Labels) -> tuple[Floats, Floats]:
         optimiser.zero_grad()
         scaled = x * torch.repeat_interleave(factor.exp(), sizes) + shift
         # A little decay keeps a label that hardly occurs from being driven to certainty.
-        loss = _cross_entropy(scaled, target) + 1e-4 * (factor.square().sum() + shift.square().sum())
-        loss.backward()
+        loss = _cross_entropy(scaled, target) + 1e-4 * (
+            factor.square().sum() + shift.square().sum()
+        )
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    optimiser.step(closure)
+    optimiser.step(closure)  # type: ignore[no-untyped-call]
     factors = torch.repeat_interleave(factor.exp(), sizes)
     return factors.detach().numpy(), shift.detach().numpy()

@@ -69,9 +69,9 @@ def decide(probabilities: ArrayLike, offsets: ArrayLike | None = None) -> Labels
 def unfold(observed: ArrayLike, confusion: ArrayLike, iterations: int = 200) -> Floats:
     """Undo a confusion by maximum likelihood: the true shares behind observed ones.
 
-    ``observed`` ``(k,)`` are shares of predictions, ``confusion`` ``(k, k)`` has the distribution of
-    predictions given the true label in each row. Returns ``(k,)`` on the simplex (the fixed point of
-    the EM steps q_i ← q_i Σ_j C_ij o_j / (qC)_j, started at the observed shares).
+    ``observed`` ``(k,)`` are shares of predictions, ``confusion`` ``(k, k)`` has the distribution
+    of predictions given the true label in each row. Returns ``(k,)`` on the simplex (the fixed
+    point of the EM steps q_i ← q_i Σ_j C_ij o_j / (qC)_j, started at the observed shares).
     """
     observed = np.asarray(observed, dtype=np.float64)
     confusion = np.asarray(confusion, dtype=np.float64)
@@ -81,7 +81,7 @@ def unfold(observed: ArrayLike, confusion: ArrayLike, iterations: int = 200) -> 
         expected = np.maximum(shares @ confusion, 1e-12)
         shares = shares * (confusion @ (observed / expected))
         shares = shares / shares.sum()
-    return shares
+    return np.asarray(shares)
 
 
 def _prior_shift(probabilities: Floats, prior: Floats, iterations: int = 50) -> Floats:
@@ -90,16 +90,17 @@ def _prior_shift(probabilities: Floats, prior: Floats, iterations: int = 50) -> 
     for _ in range(iterations):
         weighted = probabilities * (shares / np.maximum(prior, 1e-9))
         shares = (weighted / weighted.sum(axis=1, keepdims=True)).mean(axis=0)
-    return shares
+    return np.asarray(shares)
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
     """How probabilities become labels and shares, measured on reactions not trained on.
 
-    ``offsets`` ``(23,)`` shift the log-probabilities of a decision (for Cohen's κ); ``prior`` ``(23,)``
-    are the label shares of the annotated sample; ``hard`` and ``soft`` ``(23, 23)`` hold, in a block for
-    each dimension, the mean decision and the mean probabilities given the true label (rows).
+    ``offsets`` ``(23,)`` shift the log-probabilities of a decision (for Cohen's κ); ``prior``
+    ``(23,)`` are the label shares of the annotated sample; ``hard`` and ``soft`` ``(23, 23)`` hold,
+    in a block for each dimension, the mean decision and the mean probabilities given the true label
+    (rows).
     """
 
     offsets: Floats
@@ -112,9 +113,9 @@ class Head:
 class Network:
     """The weights of one language.
 
-    ``table`` ``(2^bits, d)`` and ``topic_table`` ``(2^topic_bits, t)``, ``t <= d``, embed hashed n-grams;
-    ``hidden`` ``(k, h)`` with ``hidden_bias``, ``output`` ``(h, 23)``, ``skip`` ``(k, 23)`` and ``bias``
-    make logits of the ``k = d + 2t + len(FORM_FEATURES)`` inputs.
+    ``table`` ``(2^bits, d)`` and ``topic_table`` ``(2^topic_bits, t)``, ``t <= d``, embed hashed
+    n-grams; ``hidden`` ``(k, h)`` with ``hidden_bias``, ``output`` ``(h, 23)``, ``skip`` ``(k,
+    23)`` and ``bias`` make logits of the ``k = d + 2t + len(FORM_FEATURES)`` inputs.
     """
 
     table: NDArray[np.float32]
@@ -160,7 +161,7 @@ class ClassifierAnnotator:
 
     @classmethod
     def load(cls, path: str | Path | None = None) -> ClassifierAnnotator:
-        """Load the weights of every language found in the folder ``path`` (default: the shipped ones).
+        """Load the weights of every language in the folder ``path`` (default: the shipped ones).
 
         Raises ``ModelError`` where the folder has none or a file is damaged.
         """
@@ -168,7 +169,8 @@ class ClassifierAnnotator:
         files = sorted(folder.glob("*.safetensors"))
         if not files:
             raise ModelError(
-                f"{folder} has no annotator weights (*.safetensors): mfenv train annotator makes them"
+                f"{folder} has no annotator weights (*.safetensors); "
+                "mfenv train annotator makes them"
             )
         networks: dict[str, Network] = {}
         heads: dict[str, Head] = {}
@@ -200,14 +202,16 @@ class ClassifierAnnotator:
             places = np.flatnonzero(by_language == language)
             for start in range(0, len(places), _BATCH):
                 batch = places[start : start + _BATCH]
-                features = featurise([topics[i] for i in batch], [texts[i] for i in batch], language)
+                features = featurise(
+                    [topics[i] for i in batch], [texts[i] for i in batch], language
+                )
                 out[batch] = softmax(network.logits(features))
         return apply_rules(texts, out)
 
     def label(
         self, topics: Sequence[str], texts: Sequence[str], languages: Sequence[str]
     ) -> Labels:
-        """Labels ``(n, 8)`` of ``n`` reactions: the decisions that agree best with the annotation."""
+        """Labels ``(n, 8)`` of ``n`` reactions: decisions that agree best with the annotation."""
         return self.decide(self.probabilities(topics, texts, languages), languages)
 
     def decide(self, probabilities: ArrayLike, languages: Sequence[str]) -> Labels:
@@ -226,12 +230,15 @@ class ClassifierAnnotator:
 
         ``method``: ``"counted"`` counts decisions; ``"mean"`` averages the calibrated
         probabilities; ``"prior"`` also adapts them to the population's own shares (EM of Saerens et
-        al.); ``"hard"`` and ``"soft"`` undo the confusion of decisions and of probabilities (adjusted
-        count, by maximum likelihood). Reactions that a rule decided are known and are not corrected.
+        al.); ``"hard"`` and ``"soft"`` undo the confusion of decisions and of probabilities
+        (adjusted count, by maximum likelihood). Reactions that a rule decided are known and are
+        not corrected.
         """
         p = np.asarray(probabilities, dtype=np.float64)
         if p.ndim != 2 or p.shape[1] != N_LABELS or not len(p):
-            raise ValueError(f"probabilities must have the shape (n >= 1, {N_LABELS}), got {p.shape}")
+            raise ValueError(
+                f"probabilities must have the shape (n >= 1, {N_LABELS}), got {p.shape}"
+            )
         names = [languages] * len(p) if isinstance(languages, str) else list(languages)
         self._check(names)
         ruled = np.isclose(p, 1.0, atol=1e-12).sum(axis=1) == N_DIMENSIONS
@@ -240,7 +247,7 @@ class ClassifierAnnotator:
             mine = ~ruled & (np.asarray(names, dtype=object) == language)
             if mine.any():
                 total += mine.sum() * _shares(p[mine], self.heads[language], method)
-        return total / len(p)
+        return np.asarray(total / len(p))
 
     def _check(self, languages: Sequence[str]) -> None:
         unknown = sorted(set(languages) - set(self.networks))
@@ -312,4 +319,3 @@ def _shipped() -> ClassifierAnnotator:
 def load(path: str | Path | None = None) -> ClassifierAnnotator:
     """Load the annotator (entry point ``classifier``); the shipped one is read once a process."""
     return _shipped() if path is None else ClassifierAnnotator.load(path)
-

@@ -47,9 +47,9 @@ FORM_FEATURES: tuple[str, ...] = (
 class Features:
     """Features of ``n`` reactions to ``m`` distinct topics.
 
-    ``reactions`` and ``topics`` are bags of hashed n-grams, ``topic_of`` ``(n,)`` says which topic a
-    reaction is about, ``form`` ``(n, len(FORM_FEATURES))`` are length, punctuation, and the overlap of
-    reaction and topic, all between 0 and about 1.
+    ``reactions`` and ``topics`` are bags of hashed n-grams, ``topic_of`` ``(n,)`` says which topic
+    a reaction is about, ``form`` ``(n, len(FORM_FEATURES))`` are length, punctuation, and the
+    overlap of reaction and topic, all between 0 and about 1.
     """
 
     reactions: Bags

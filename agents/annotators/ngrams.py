@@ -58,8 +58,8 @@ class TextCodes:
     """A batch of normalised texts as code points.
 
     ``codes`` ``(m,)`` are the code points of all texts, each between a start and an end mark;
-    ``row`` ``(m,)`` says whose they are; ``sums`` ``(m + 1,)`` and ``inverse`` ``(m + 1,)`` give span
-    hashes; ``end`` ``(m,)`` is the position after the last code point of the same text.
+    ``row`` ``(m,)`` says whose they are; ``sums`` ``(m + 1,)`` and ``inverse`` ``(m + 1,)`` give
+    span hashes; ``end`` ``(m,)`` is the position after the last code point of the same text.
     """
 
     n: int
@@ -141,9 +141,9 @@ def bags(
 ) -> Bags:
     """Hash the n-grams of ``texts``.
 
-    ``orders``: lengths of character n-grams (start and end marks included); ``word_orders``: lengths
-    of word n-grams (Latin words); ``skips``: pairs of characters with one or two between them.
-    Emoticons ``[name]`` are always features.
+    ``orders``: lengths of character n-grams (start and end marks included); ``word_orders``:
+    lengths of word n-grams (Latin words); ``skips``: pairs of characters with one or two between
+    them. Emoticons ``[name]`` are always features.
     """
     text = texts if isinstance(texts, TextCodes) else encode_texts(texts)
     position = np.arange(len(text.codes), dtype=np.int64)
@@ -165,7 +165,8 @@ def bags(
             add(text.row[start], _mix(first * np.uint64(3) + second))
     begin, stop = _words(text)
     if word_orders and len(begin):
-        # A word n-gram is hashed from the hashes of its words: what stands between them is not in it.
+        # A word n-gram is hashed from the hashes of its words: what stands between them is not in
+        # it.
         single = text.spans(begin, stop, 1)
         chain = single
         for n in range(1, max(word_orders) + 1):
