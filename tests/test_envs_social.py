@@ -17,14 +17,20 @@ import numpy as np
 import pytest
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
-from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from mfenv.distributions import UNIFORM, shares
 from mfenv.dynamics.society import SocietyDynamics
 from mfenv.envs import registration
 from mfenv.envs import social as social_module
 from mfenv.envs.objectives import make_objective, misbelief, polarization
-from mfenv.envs.observation import DOMAIN_NAMES, OBSERVATION_SLICES, credibility, vector
+from mfenv.envs.observation import (
+    DOMAIN_NAMES,
+    OBSERVATION_SLICES,
+    credibility,
+    domain_index,
+    vector,
+)
 from mfenv.envs.scenarios import SPLITS, make_scenarios
 from mfenv.envs.social import SocialEnv
 from mfenv.errors import MfenvError
@@ -227,7 +233,7 @@ def test_domains_include_unknown(domain):
     values = vector(
         distribution=UNIFORM,
         previous=UNIFORM,
-        domain=domain,
+        domain=domain_index(domain),
         time=0.0,
         budget=1.0,
         activity=np.zeros(6),
@@ -652,3 +658,36 @@ def test_the_page_examples_run():
         runner.run(case)
     assert runner.tries >= 4
     assert runner.failures == 0
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"budget": 5.0},
+        {"warmup": 0, "objective": "polarization"},
+        {"action": "multidiscrete", "batch": 5, "objective": "target", "target": TARGET},
+    ],
+    ids=str,
+)
+def test_vector_environment_equals_single_ones(kwargs):
+    kwargs = {"horizon": 5, **kwargs}
+    fast = gymnasium.make_vec("mfenv:MFLLM-Society-v0", num_envs=3, **kwargs)
+    assert fast.unwrapped.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
+    slow = gymnasium.make_vec(SOCIETY, num_envs=3, vectorization_mode="sync", **kwargs)
+    fast.action_space.seed(1)
+    a, b = fast.reset(seed=40), slow.reset(seed=40)
+    for step in range(20):
+        np.testing.assert_array_equal(a[0], b[0])
+        assert a[0] in fast.observation_space
+        for name in ("event_id", "step", "cost", "spent", "budget_left", "unaffordable"):
+            np.testing.assert_array_equal(a[-1][name], b[-1][name])
+        if step == 7:  # leave one world out of step with the others
+            mask = np.array([False, True, False])
+            a, b = (e.reset(options={"reset_mask": mask.copy()}) for e in (fast, slow))
+            np.testing.assert_array_equal(a[0], b[0])
+        actions = fast.action_space.sample()
+        a, b = fast.step(actions), slow.step(actions)
+        for i in (1, 2, 3):
+            np.testing.assert_array_equal(a[i], b[i])
+    with pytest.raises(MfenvError, match="sync"):
+        gymnasium.make_vec(SOCIETY, num_envs=2, observation="dict")

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import numpy as np
 from gymnasium.spaces import Box, Dict
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from mfenv.envs.unicode_text import UnicodeText
 from mfenv.events.event import DOMAINS
@@ -26,6 +26,7 @@ __all__ = [
     "TEXT_LENGTHS",
     "as_parts",
     "credibility",
+    "domain_index",
     "observation_space",
     "vector",
 ]
@@ -73,32 +74,37 @@ def observation_space(kind: str) -> Box | Dict:
     return Dict({**texts, "vector": box})
 
 
+def domain_index(domain: str | None) -> int:
+    """Position of a domain in the domain slice."""
+    return DOMAIN_NAMES.index(domain if domain in DOMAINS else "unknown")
+
+
 def vector(
     *,
-    distribution: NDArray[np.float64],
-    previous: NDArray[np.float64],
-    domain: str | None,
-    time: float,
-    budget: float,
-    activity: NDArray[np.float64],
-    credibility: float,
+    distribution: ArrayLike,
+    previous: ArrayLike,
+    domain: ArrayLike,
+    time: ArrayLike,
+    budget: ArrayLike,
+    activity: ArrayLike,
+    credibility: ArrayLike,
 ) -> NDArray[np.float32]:
-    """Assemble the vector ``(63,)`` from distributions ``(23,)``, activity ``(6,)`` and fractions.
+    """Assemble vectors ``(..., 63)``.
 
-    ``time`` is the part of the horizon that is over, ``budget`` the part of the budget left.
+    Distributions ``(..., 23)``, activity ``(..., 6)``; ``(...)`` of: the domain's index, the part
+    of the horizon that is over, the part of the budget that is left, and the credibility.
     """
-    one_hot = np.zeros(len(DOMAIN_NAMES))
-    one_hot[DOMAIN_NAMES.index(domain if domain in DOMAINS else "unknown")] = 1.0
+    distribution = np.asarray(distribution, dtype=float)
     parts = (
         distribution,
-        distribution - previous,
-        one_hot,
-        [time],
-        [budget],
-        activity,
-        [credibility],
+        distribution - np.asarray(previous),
+        np.eye(len(DOMAIN_NAMES))[np.asarray(domain)],
+        np.asarray(time)[..., None],
+        np.asarray(budget)[..., None],
+        np.asarray(activity),
+        np.asarray(credibility)[..., None],
     )
-    return np.clip(np.concatenate(parts), -1.0, 1.0).astype(np.float32)
+    return np.asarray(np.clip(np.concatenate(parts, axis=-1), -1.0, 1.0), dtype=np.float32)
 
 
 def as_parts(values: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:

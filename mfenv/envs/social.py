@@ -15,16 +15,18 @@ from mfenv.dynamics.records import Dynamics, StepRecord
 from mfenv.envs import rendering
 from mfenv.envs.objectives import make_objective, misbelief, polarization
 from mfenv.envs.observation import (
+    DOMAIN_NAMES,
     FORMATS,
     TEXT_LENGTHS,
     as_parts,
     credibility,
+    domain_index,
     observation_space,
     vector,
 )
 from mfenv.envs.scenarios import make_scenarios
 from mfenv.errors import MfenvError
-from mfenv.events.event import DOMAINS, Event
+from mfenv.events.event import Event
 from mfenv.interventions import (
     INTENSITIES,
     KINDS,
@@ -35,9 +37,9 @@ from mfenv.interventions import (
     decode_action,
     encode_action,
 )
-from mfenv.labels import NAMES
+from mfenv.labels import N_DIMENSIONS, NAMES, Labels
 
-__all__ = ["ACTIONS", "TIERS", "SocialEnv"]
+__all__ = ["ACTIONS", "EPSILON", "TIERS", "SocialEnv", "recorded_shares"]
 
 TIERS: tuple[str, ...] = ("llm", "society")
 """Values of ``dynamics=``."""
@@ -46,7 +48,7 @@ ACTIONS: tuple[str, ...] = ("discrete", "multidiscrete")
 """Values of ``action=``."""
 
 _SAMPLE = 4  # reactions shown in infos
-_EPSILON = 1e-9  # a budget that is used up by sums of floats still pays what it should
+EPSILON = 1e-9  # a budget that is used up by sums of floats still pays what it should
 
 Observation = NDArray[np.float32] | dict[str, Any]
 
@@ -64,9 +66,10 @@ class SocialEnv(gymnasium.Env[Any, Any]):
 
     With `dynamics="llm"` (`MFLLM-Social-v0`) language models write the reactions and the mean
     field, as in MF-LLM ([Mi et al., 2025](https://arxiv.org/abs/2504.21582)). With
-    `dynamics="society"` (`MFLLM-Society-v0`) the synthetic society itself reacts, in NumPy and
-    about a thousand times faster. Everything else is the same, so that a planner that was trained
-    in one can be judged in the other.
+    `dynamics="society"` (`MFLLM-Society-v0`) the synthetic society itself reacts, in NumPy.
+    Everything else is the same, so that a planner that was trained in one can be judged in the
+    other. `gymnasium.make_vec("mfenv:MFLLM-Society-v0", num_envs=64)` steps many of them together,
+    with the same numbers and without texts.
 
     ## Action Space
 
@@ -232,18 +235,16 @@ class SocialEnv(gymnasium.Env[Any, Any]):
             from mfenv.dynamics.assemble import check_names
 
             check_names(backbone=backbone, method=method, annotator=annotator)
-        self._objective = make_objective(objective, target)
+        self.objective = make_objective(objective, target)
         self._tier, self._models = dynamics, (method, backbone, annotator)
-        self._batch, self._warmup, self._horizon = int(batch), int(warmup), int(horizon)
+        self.batch, self.warmup, self.horizon = int(batch), int(warmup), int(horizon)
         # A synthetic event gets exactly the people that an episode needs; one from a file must
         # have enough for one step.
         synthetic = events in (None, "synthetic")
-        steps = self._horizon if synthetic else 1
-        self._scenarios = make_scenarios(
-            events, split, event_ids, self._warmup + steps * self._batch
-        )
-        self._budget, self._cost_weight = float(budget), float(cost_weight)
-        self._noise = float(credibility_noise)
+        steps = self.horizon if synthetic else 1
+        self.scenarios = make_scenarios(events, split, event_ids, self.warmup + steps * self.batch)
+        self.budget, self.cost_weight = float(budget), float(cost_weight)
+        self.credibility_noise = float(credibility_noise)
         self._format, self._factored = observation, action == "multidiscrete"
         self.render_mode = render_mode
         self.observation_space = observation_space(observation)
@@ -264,7 +265,7 @@ class SocialEnv(gymnasium.Env[Any, Any]):
         step, or of unknown truth under an objective that needs it.
         """
         super().reset(seed=seed)
-        ids = self._scenarios.ids
+        ids = self.scenarios.ids
         # All are drawn in any case, so that choosing an event leaves the noise as it is.
         place = int(self.np_random.integers(len(ids)))
         noise_seed = int(self.np_random.integers(2**31))
@@ -273,11 +274,11 @@ class SocialEnv(gymnasium.Env[Any, Any]):
         if chosen is not None and chosen not in ids:
             some = ", ".join(ids[:3])
             raise MfenvError(f"unknown event {chosen!r}; allowed: {len(ids)} such as {some}")
-        event = self._scenarios.event(ids[place] if chosen is None else str(chosen))
-        if self._objective.needs_truth and event.truth is None:
+        event = self.scenarios.event(ids[place] if chosen is None else str(chosen))
+        if self.objective.needs_truth and event.truth is None:
             raise MfenvError(
                 f"event {event.event_id!r}: nobody knows whether its topic is true, which "
-                f"objective={self._objective.name!r} needs; allowed: 'polarization', 'target'"
+                f"objective={self.objective.name!r} needs; allowed: 'polarization', 'target'"
             )
         self._dynamics = None  # an event that cannot be played leaves no half-begun episode
         dynamics = self._make_dynamics(event)
@@ -285,13 +286,14 @@ class SocialEnv(gymnasium.Env[Any, Any]):
         if dynamics.horizon < 1:
             raise MfenvError(
                 f"event {event.event_id!r} has {len(event.posts) - 1} replies; more than the "
-                f"warm-up of {self._warmup} are needed"
+                f"warm-up of {self.warmup} are needed"
             )
         self._dynamics = dynamics
-        self._credibility = credibility(event.truth, self._noise, draw)
-        self._steps = min(self._horizon, dynamics.horizon)
+        self._credibility = credibility(event.truth, self.credibility_noise, draw)
+        self._steps = min(self.horizon, dynamics.horizon)
         self._spent, self._elapsed = 0.0, 0
-        self._recorded = _recorded_shares(warmup, self._batch)
+        recorded = [r.labels for r in warmup] or [np.zeros((0, N_DIMENSIONS), dtype=np.int8)]
+        self._recorded = recorded_shares(np.concatenate(recorded), self.batch)
         self._records: list[StepRecord] = []
         self._latest = warmup[-1] if warmup else None
         self._harm: list[float] = []
@@ -313,8 +315,8 @@ class SocialEnv(gymnasium.Env[Any, Any]):
         self._spent += done.cost
         self._elapsed += 1
         own = int((~record.planted).sum())
-        harm = self._objective.harm(record.distribution, own, dynamics.event.truth)
-        reward = -harm - self._cost_weight * done.cost
+        harm = self.objective.harm(record.distribution, own, dynamics.event.truth)
+        reward = -harm - self.cost_weight * done.cost
         self._harm.append(harm)
         self._rewards.append(reward)
         if self.render_mode == "human":
@@ -376,16 +378,16 @@ class SocialEnv(gymnasium.Env[Any, Any]):
         if self._tier == "society":
             from mfenv.dynamics.society import SocietyDynamics
 
-            return SocietyDynamics(batch=self._batch, warmup=self._warmup)
+            return SocietyDynamics(batch=self.batch, warmup=self.warmup)
         from mfenv.dynamics.assemble import build_process
         from mfenv.dynamics.process import ProcessSettings
 
-        agents = self._warmup + self._horizon * self._batch
-        settings = ProcessSettings(agents=agents, batch=self._batch, warmup=self._warmup)
+        agents = self.warmup + self.horizon * self.batch
+        settings = ProcessSettings(agents=agents, batch=self.batch, warmup=self.warmup)
         return build_process(*self._models, event, settings)
 
     def _pays(self, intervention: Intervention) -> bool:
-        return self._spent + intervention.cost <= self._budget + _EPSILON
+        return self._spent + intervention.cost <= self.budget + EPSILON
 
     def _shares(self, back: int) -> NDArray[np.float64]:
         """Shares ``(23,)`` of the batch ``back`` batches ago; uniform before the first."""
@@ -396,11 +398,11 @@ class SocialEnv(gymnasium.Env[Any, Any]):
 
     def _observe(self) -> Observation:
         dynamics = self._started()
-        left = (self._budget - self._spent) / self._budget if self._budget else 0.0
+        left = (self.budget - self._spent) / self.budget if self.budget else 0.0
         values = vector(
             distribution=self._shares(0),
             previous=self._shares(1),
-            domain=dynamics.event.domain,
+            domain=domain_index(dynamics.event.domain),
             time=self._elapsed / self._steps,
             budget=max(0.0, left),
             activity=dynamics.activity,
@@ -425,22 +427,22 @@ class SocialEnv(gymnasium.Env[Any, Any]):
         if self._harm:
             metrics["harm"] = self._harm[-1]
         else:
-            n = min(self._batch, self._warmup)
-            metrics["harm"] = self._objective.harm(latest_shares, n, event.truth)
+            n = min(self.batch, self.warmup)
+            metrics["harm"] = self.objective.harm(latest_shares, n, event.truth)
         return {
             "event_id": event.event_id,
             "topic": event.topic,
-            "domain": event.domain if event.domain in DOMAINS else "unknown",
+            "domain": DOMAIN_NAMES[domain_index(event.domain)],
             "step": self._elapsed,
             "texts": self._sample(),
-            "mean_field": dynamics.mean_field,
+            "mean_field": dynamics.mean_field if latest is None else latest.mean_field,
             "shares": dict(zip(NAMES, latest_shares.tolist(), strict=True)),
             "metrics": metrics,
             "intervention": action_name(encode_action(done)),
             "unaffordable": done != wanted,
             "cost": done.cost,
             "spent": self._spent,
-            "budget_left": max(0.0, self._budget - self._spent),
+            "budget_left": max(0.0, self.budget - self._spent),
             "prompt_tokens": 0 if latest is None else latest.prompt_tokens,
             "completion_tokens": 0 if latest is None else latest.completion_tokens,
         }
@@ -460,9 +462,9 @@ class SocialEnv(gymnasium.Env[Any, Any]):
         return rendering.Frame(
             event_id=event.event_id,
             topic=event.topic,
-            domain=event.domain if event.domain in DOMAINS else "unknown",
-            objective=self._objective.name,
-            batch=self._batch,
+            domain=DOMAIN_NAMES[domain_index(event.domain)],
+            objective=self.objective.name,
+            batch=self.batch,
             horizon=self._steps,
             warmup=len(self._recorded),
             distributions=np.array(distributions).reshape(-1, len(NAMES)),
@@ -470,22 +472,21 @@ class SocialEnv(gymnasium.Env[Any, Any]):
             actions=[action_name(encode_action(r.intervention)) for r in records],
             harm=self._harm,
             rewards=self._rewards,
-            budget=self._budget,
-            budget_left=max(0.0, self._budget - self._spent),
+            budget=self.budget,
+            budget_left=max(0.0, self.budget - self._spent),
             mean_field=dynamics.mean_field,
             texts=self._sample(),
         )
 
 
-def _recorded_shares(warmup: Sequence[StepRecord], batch: int) -> list[NDArray[np.float64]]:
-    """Shares of the warm-up in batches that end with its last reaction.
+def recorded_shares(labels: Labels, batch: int) -> list[NDArray[np.float64]]:
+    """Shares of warm-up reactions ``(m, 8)`` in batches that end with the last one.
 
     The process's own last batch may be short, too short for a first observation; here the first
     one takes up the remainder.
     """
-    if not warmup:
+    if not len(labels):
         return []
-    labels = np.concatenate([record.labels for record in warmup])
     full = max(1, len(labels) // batch)
     cuts = [len(labels) - batch * k for k in range(full - 1, 0, -1)]
     return [shares(part) for part in np.split(labels, cuts)]
