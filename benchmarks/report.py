@@ -425,19 +425,19 @@ def _reactions(report: Report, colour: Mapping[str, str]) -> str:
         return ""
     groups = []
     for sample in report.samples:
-        columns = "".join(
-            f"<div><h4>{_swatch(name, colour)}</h4><ul>"
-            + "".join(f"<li>{_reaction(t, report.language)}</li>" for t in texts)
-            + "</ul></div>"
-            for name, texts in sample.columns.items()
+        head = "".join(f"<th scope='col'>{_swatch(name, colour)}</th>" for name in sample.columns)
+        rows = "".join(
+            "<tr>" + "".join(f"<td>{_reaction(t, report.language)}</td>" for t in texts) + "</tr>"
+            for texts in zip(*sample.columns.values(), strict=True)
         )
         groups.append(
-            f"<article class='sample'><h3>step {sample.step + 1}</h3>"
-            f"<div class='columns'>{columns}</div></article>"
+            f"<article class='sample'><h3>step {sample.step + 1}</h3><div class='scroll'>"
+            f"<table class='reactions k{len(sample.columns)}'><thead><tr>{head}</tr></thead>"
+            f"<tbody>{rows}</tbody></table></div></article>"
         )
     return (
-        "<section><h2>Reactions side by side</h2><p class='note'>The first agents of some "
-        "steps after the warm-up, unselected: the same people in the same order, real and "
+        "<section><h2>Reactions side by side</h2><p class='note'>The first people of some steps "
+        "after the warm-up, unselected. A row is one person, as they really reacted and as "
         "simulated.</p>" + "".join(groups) + "</section>"
     )
 
@@ -508,7 +508,6 @@ h1{font-size:1.9rem;line-height:1.2;margin:.1em 0 .5em;letter-spacing:-.015em;
 overflow-wrap:anywhere}
 h2{font-size:1.25rem;margin:0 0 .35em;letter-spacing:-.01em}
 h3{font-size:.95rem;margin:0 0 .3em}
-h4{font-size:.82rem;margin:0 0 .4em;font-weight:600}
 section{margin-top:44px;padding-top:22px;border-top:1px solid var(--line)}
 p{margin:.2em 0 .8em;max-width:72ch}
 .eyebrow{text-transform:uppercase;letter-spacing:.12em;font-size:.72rem;color:var(--muted);margin:0}
@@ -571,11 +570,14 @@ line-height:1.2}
 .figures tr.floor td.lead{font-weight:400}
 .sample{margin:0 0 20px}
 .sample h3{color:var(--muted);font-weight:500}
-.columns{display:grid;grid-template-columns:repeat(auto-fit,minmax(230px,1fr));gap:14px}
-.columns>div{background:var(--card);border-radius:8px;padding:12px 14px}
-.columns ul{margin:0;padding:0;list-style:none;font-size:.9rem}
-.columns li{padding:5px 0;border-top:1px solid var(--line);overflow-wrap:anywhere}
-.columns li:first-child{border-top:0}
+.reactions{border-collapse:collapse;width:100%;table-layout:fixed;font-size:.9rem;
+background:var(--card);border-radius:8px}
+.reactions.k3{min-width:540px}.reactions.k4{min-width:720px}.reactions.k5{min-width:900px}
+.reactions.k6{min-width:1060px}
+.reactions th{font-size:.82rem;text-align:left;padding:9px 14px 5px}
+.reactions td{padding:6px 14px;border-top:1px solid var(--line);vertical-align:top;
+overflow-wrap:anywhere}
+.reactions td+td,.reactions th+th{border-left:1px solid var(--line)}
 .fields{margin:0 0 12px}
 .fields div{display:grid;grid-template-columns:110px 1fr;gap:12px;padding:8px 0;
 border-bottom:1px solid var(--line)}
