@@ -315,8 +315,8 @@ def mean_field_limit(
 class _Texts(Sequence[str]):
     """Reactions' texts, written when first read: most planners never do."""
 
-    def __init__(self, labels: Labels, planted: int, subject: str, seed: int, step: int,
-                 agents: NDArray[np.int64]) -> None:  # fmt: skip
+    def __init__(self, labels: Labels, planted: tuple[str, ...], subject: str, seed: int,
+                 step: int, agents: NDArray[np.int64]) -> None:  # fmt: skip
         self._key = (labels, planted, subject, seed, step, agents)
         self._written: list[str] | None = None
 
@@ -330,11 +330,9 @@ class _Texts(Sequence[str]):
     def __getitem__(self, index: int | slice) -> str | list[str]:
         if self._written is None:
             labels, planted, subject, seed, step, agents = self._key
-            u = text_uniforms(seed, agents[planted:], step)
-            self._written = [
-                *planted_texts(planted, "en", seed, step),
-                *write_many(labels[planted:], [subject] * (len(labels) - planted), u),
-            ]
+            own = labels[len(planted) :]
+            u = text_uniforms(seed, agents[len(planted) :], step)
+            self._written = [*planted, *write_many(own, [subject] * len(own), u)]
         return self._written[index]
 
     def __eq__(self, other: object) -> bool:
@@ -387,14 +385,14 @@ class SocietyDynamics:
                 StepRecord(
                     step=number,
                     warmup=True,
-                    agents=agents,
+                    agents=_sealed(agents),
                     texts=tuple(event.posts.texts[int(k) + 1] for k in agents),
-                    labels=labels[0],
-                    planted=np.zeros(len(agents), dtype=bool),
-                    distribution=self._distribution,
-                    perceived=state.perceived[0],
+                    labels=_sealed(labels[0]),
+                    planted=_sealed(np.zeros(len(agents), dtype=bool)),
+                    distribution=_sealed(self._distribution),
+                    perceived=_sealed(state.perceived[0]),
                     mean_field=self.mean_field,
-                    activity=state.activity[0],
+                    activity=_sealed(state.activity[0]),
                     intervention=NONE,
                 )
             )
@@ -424,7 +422,7 @@ class SocietyDynamics:
     @property
     def horizon(self) -> int:
         """Rollout steps of an episode in all, warm-up excluded."""
-        left = self._started()[1].archetypes.shape[1] - self.warmup
+        left = int(self._started()[1].archetypes.shape[1]) - self.warmup
         return -(-left // self.batch)
 
     @property
@@ -441,12 +439,12 @@ class SocietyDynamics:
     @property
     def perceived(self) -> Floats:
         """The perceived distribution ``(23,)`` that the next agents respond to."""
-        return self._started()[2].perceived[0].copy()
+        return np.array(self._started()[2].perceived[0])
 
     @property
     def activity(self) -> Floats:
         """Running interventions ``(6,)`` during the latest step."""
-        return self._started()[2].activity[0].copy()
+        return np.array(self._started()[2].activity[0])
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -467,14 +465,23 @@ class SocietyDynamics:
         return StepRecord(
             step=number,
             warmup=False,
-            agents=r.agents[0],
-            texts=_Texts(r.labels[0], planted, subject, self.seed, number, r.agents[0]),
-            labels=r.labels[0],
-            planted=r.planted[0],
-            distribution=r.distribution[0],
-            perceived=r.perceived[0],
+            agents=_sealed(r.agents[0]),
+            texts=_Texts(
+                r.labels[0],
+                planted_texts(planted, "en", self.seed, number)
+                if intervention.message is None
+                else (intervention.message,) * planted,
+                subject,
+                self.seed,
+                number,
+                r.agents[0],
+            ),
+            labels=_sealed(r.labels[0]),
+            planted=_sealed(r.planted[0]),
+            distribution=_sealed(r.distribution[0]),
+            perceived=_sealed(r.perceived[0]),
             mean_field=self.mean_field,
-            activity=r.activity[0],
+            activity=_sealed(r.activity[0]),
             intervention=intervention,
         )
 
@@ -510,3 +517,10 @@ class SocietyDynamics:
     def fork(self) -> Self:
         """An independent world at this point, with the same noise ahead of it."""
         return copy(self)  # arrays are replaced, never written to, so sharing them is safe
+
+
+def _sealed(array: NDArray[Any]) -> NDArray[Any]:
+    """A read-only view: records share arrays with states."""
+    view = array.view()
+    view.setflags(write=False)
+    return view

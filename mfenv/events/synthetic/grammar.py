@@ -9,7 +9,7 @@ grammar wrote has one reading. A repost without words is the empty text.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -178,14 +178,6 @@ def write_many(labels: Labels, subjects: Sequence[str], u: NDArray[np.float64]) 
     return [write(row, x, draws) for row, x, draws in zip(rows, subjects, u.tolist(), strict=True)]
 
 
-def _core_texts(subjects: Sequence[str]) -> Iterator[tuple[str, tuple[int, int, int]]]:
-    for key, cores in _CORE_TABLE.items():
-        for core in cores:
-            for subject in subjects if "{x}" in core else ("",):
-                for end in (".", "!"):
-                    yield _capital(core.replace("{x}", subject)) + end, key
-
-
 def _inverse() -> dict[str, tuple[str, tuple[int, ...], str]]:
     """Sentence → (part, labels, subject or ""). Raises where two parts share a sentence."""
     result: dict[str, tuple[str, tuple[int, ...], str]] = {}
@@ -202,9 +194,11 @@ def _inverse() -> dict[str, tuple[str, tuple[int, ...], str]]:
     for key, texts in _CLOSING_TABLE.items():
         for text in filter(None, texts):
             put(text, "closing", key)
-    for subject in ("", *SUBJECTS):
-        for text, core in _core_texts((subject,) if subject else ()):
-            put(text, "core", core, subject if subject and subject in text.lower() else "")
+    for labels, cores in _CORE_TABLE.items():
+        for core in cores:
+            for subject in SUBJECTS if "{x}" in core else ("",):
+                for end in set(_ENDS):
+                    put(_capital(core.replace("{x}", subject)) + end, "core", labels, subject)
     return result
 
 

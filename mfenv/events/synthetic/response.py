@@ -134,8 +134,9 @@ _FORBIDDEN = -np.inf
 
 
 def _softmax(logits: Floats) -> Floats:
-    z = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(z / z.sum(axis=-1, keepdims=True))
+    # The logits are sums of a few small terms: no overflow. Products beat sums over short axes.
+    z = np.exp(logits)
+    return np.asarray(z / (z @ np.ones(z.shape[-1]))[..., None])
 
 
 def _binary(logit: Floats) -> Floats:
@@ -167,7 +168,13 @@ def _subjectivity() -> Floats:
     return _binary(-objective)
 
 
-_TENDENCY, _SUBJECTIVITY = _tendency(), _subjectivity()
+def _margins() -> Floats:
+    """Sums a joint (b, s, r, v), 24 cells, to the margins of r, v, s and b: ``(24, 9)``."""
+    b, s, r, v = (x.ravel() for x in np.indices((2, 3, 2, 2)))
+    return np.concatenate([np.eye(2)[r], np.eye(2)[v], np.eye(3)[s], np.eye(2)[b]], axis=1)
+
+
+_TENDENCY, _SUBJECTIVITY, _MARGINS = _tendency(), _subjectivity(), _margins()
 _CERTAIN = np.asarray(VALID.any(axis=(1, 2, 3, 6, 7)))  # (rumor, stance, belief)
 
 
@@ -294,32 +301,36 @@ def expected_counts(
     k = tables.belief.shape[0]
     mixture = np.broadcast_to(mixture, (k, tables.belief.shape[1]))
     w = np.ones((k, 3, 2)) if weights is None else np.asarray(weights, dtype=float)
-    # Everything hangs on belief, stance, rumor and behaviour: weigh their joint first.
-    joint = (
-        (mixture[..., None] * tables.belief)[..., None, None, None]
-        * tables.stance[..., None, None]
-        * tables.rumor[..., None]
-        * tables.behavior[:, :, None, None]
-        * w[:, None, None, :, None, :]
-    )  # (K, A, b, s, r, v)
-    bsv = joint.sum(axis=4)
-    bs, bv = bsv.sum(axis=4), bsv.sum(axis=3)
-    es = np.einsum("kabs,kabe->kes", bs, tables.state)
-    bve = bv[..., None] * tables.state[:, :, :, None, :]
+    # Everything hangs on belief, stance, rumor and behaviour. Weigh their joint first, and sum
+    # over archetypes as early as each part allows: planners call this in their inner loop.
+    bsr = (mixture[..., None] * tables.belief)[..., None, None] * (
+        tables.stance[..., None] * tables.rumor
+    )
+    joint = (  # (K, A, b, s, r, v)
+        bsr[..., None] * tables.behavior[:, :, None, None] * w[:, None, None, :, None, :]
+    )
+    bsv = joint[:, :, :, :, 0] + joint[:, :, :, :, 1]
+    bs = bsv[..., 0] + bsv[..., 1]
+    bv = bsv[:, :, :, 0] + bsv[:, :, :, 1] + bsv[:, :, :, 2]
+    # (K, s, e): belief and archetype are one axis of length 2 A to be summed over.
+    es = bs.reshape(k, -1, 3).transpose(0, 2, 1) @ tables.state.reshape(k, -1, 6)
+    bve = bv.transpose(0, 1, 3, 2) @ tables.state  # (K, A, v, e)
+    direct = joint.reshape(k, joint.shape[1], -1).sum(axis=1) @ _MARGINS
+    rumor, behavior, stance, belief = np.split(direct, (2, 4, 7), axis=1)
     counts = np.concatenate(
         [
-            joint.sum(axis=(1, 2, 3, 5)),
-            es.sum(axis=2),
-            np.einsum("kes,est->kt", es, tables.tendency),
-            bv.sum(axis=(1, 2)),
-            bs.sum(axis=(1, 2)),
-            bs.sum(axis=(1, 3)),
-            np.einsum("kave,aveo->ko", bve.sum(axis=2), tables.subjectivity),
-            np.einsum("kabv,kabvi->ki", bv, tables.intent),
+            rumor,
+            es[:, 0] + es[:, 1] + es[:, 2],
+            es.transpose(0, 2, 1).reshape(k, -1) @ tables.tendency.reshape(-1, 3),
+            behavior,
+            stance,
+            belief,
+            bve.reshape(k, -1) @ tables.subjectivity.reshape(-1, 2),
+            (bv.reshape(k, 1, -1) @ tables.intent.reshape(k, -1, 3))[:, 0],
         ],
         axis=-1,
     )
-    return counts, bs.sum(axis=(1, 2, 3))
+    return counts, belief[:, 0] + belief[:, 1]
 
 
 def expected_shares(tables: Tables, mixture: Floats, weights: ArrayLike | None = None) -> Floats:
