@@ -11,6 +11,7 @@ import subprocess
 import sys
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -21,7 +22,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from mfenv.distributions import UNIFORM, shares
 from mfenv.dynamics.society import SocietyDynamics
-from mfenv.envs import registration
+from mfenv.envs import registration, rendering
 from mfenv.envs import social as social_module
 from mfenv.envs.objectives import make_objective, misbelief, polarization
 from mfenv.envs.observation import (
@@ -541,12 +542,15 @@ def test_human_prints_at_every_step(capsys):
 
 
 def test_pictures_never_show_boxes_for_letters():
-    from mfenv.envs.rendering import drawable
-
-    text, _ = drawable("谣言 spreads, $5 <b>now</b>")
-    assert text == "谣言 spreads, $5 <b>now</b>"  # needs a Chinese font, see the README
-    assert drawable("ሰላም ለዓለም") is None
-    assert drawable("fire 🜀 in town")[0] in ("fire in town", "fire 🜀 in town")
+    fonts = dict(rendering._fonts())
+    for topic in ("谣言四起", "Flood in Linby: $5 <b>now</b>", "fire 🜀 in town", "ሰላም ለዓለም"):
+        found = rendering.drawable(topic)
+        letters = {ord(c) for c in topic if not c.isspace()}
+        if any(letters <= glyphs for glyphs in fonts.values()):
+            assert found[0] == topic
+        if found is not None:
+            assert {ord(c) for c in found[0] if c != " "} <= fonts[found[1]]
+    assert rendering.drawable("\U0001fbff" * 5 + "\ue000" * 5) is None  # nobody draws these
 
 
 def test_rendering_takes_hostile_text():
@@ -554,16 +558,14 @@ def test_rendering_takes_hostile_text():
     env.reset(seed=0)
     frame = env.unwrapped._frame()
     topic = "\x1b[31m$\\frac{1}{0}$ \u202e <script> {0} %s" + "long " * 200
-    from mfenv.envs.rendering import ansi, rgb_array
-
     hostile = replace(
         frame, topic=topic, event_id="../../\x1b]0;x\x07", mean_field="\x1b[2J" + topic
     )
-    text = ansi(hostile)
+    text = rendering.ansi(hostile)
     assert "\x1b" not in text
     assert "\u202e" not in text
     assert max(map(len, text.splitlines())) <= 120
-    assert rgb_array(hostile).shape == (720, 960, 3)
+    assert rendering.rgb_array(hostile).shape == (720, 960, 3)
 
 
 # -- vector environments and learners ----------------------------------------------------------
@@ -691,3 +693,63 @@ def test_vector_environment_equals_single_ones(kwargs):
             np.testing.assert_array_equal(a[i], b[i])
     with pytest.raises(MfenvError, match="sync"):
         gymnasium.make_vec(SOCIETY, num_envs=2, observation="dict")
+
+
+def test_language_worlds_step_together(tmp_path, monkeypatch):
+    """The same numbers as worlds one by one, with one call to each model in a phase."""
+    import toy_models
+
+    toy_models.install(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    names = {"backbone": "toy", "method": "toy", "annotator": "toy-exact"}
+    kwargs = {**names, **SMALL, "horizon": 3, "budget": 4.0}
+    calls = []
+    act = toy_models.ToyPolicy.act
+    monkeypatch.setattr(
+        toy_models.ToyPolicy, "act", lambda self, rows: calls.append(len(rows)) or act(self, rows)
+    )
+    fast = gymnasium.make_vec("mfenv:MFLLM-Social-v0", num_envs=3, **kwargs)
+    slow = gymnasium.make_vec(SOCIAL, num_envs=3, vectorization_mode="sync", **kwargs)
+    fast.action_space.seed(2)
+    drawn = [fast.action_space.sample() for _ in range(9)]
+    runs = []
+    for envs in (fast, slow):
+        run = [envs.reset(seed=6)]
+        for k, actions in enumerate(drawn):
+            if k == 5:
+                envs.reset(options={"reset_mask": np.array([True, False, False])})
+            run.append(envs.step(actions))
+        runs.append(run)
+        if envs is fast:
+            # Twice (steps 4 and 8) worlds begin anew, some of them at other times than the rest.
+            assert len(calls) <= len(drawn)
+            assert max(calls) > SMALL["batch"]
+    for a, b in zip(*runs, strict=True):
+        for x, y in zip(a[:-1], b[:-1], strict=True):
+            np.testing.assert_array_equal(x, y)
+        for name in ("event_id", "spent", "unaffordable"):
+            np.testing.assert_array_equal(a[-1][name], b[-1][name])
+
+
+def test_pictures_name_the_missing_extra():
+    code = (
+        "import sys; sys.modules['matplotlib'] = None\n"
+        "import gymnasium\n"
+        "gymnasium.make('mfenv:MFLLM-Society-v0', render_mode='ansi').reset()\n"
+        "try: gymnasium.make('mfenv:MFLLM-Society-v0', render_mode='rgb_array')\n"
+        "except Exception as error: print(error)"
+    )
+    assert "pip install 'mfenv[reports]'" in run(code)
+
+
+@pytest.mark.realdata
+def test_real_events_can_be_drawn():
+    folder = Path(os.environ.get("MFENV_DATA", Path(__file__).parents[1].parent / "shared/data"))
+    if not (folder / "weibo").is_dir():
+        pytest.skip(f"no real data at {folder}: set MFENV_DATA to its folder")
+    env = SocialEnv("llm", events=str(folder / "weibo"), split="test", objective="polarization")
+    event, _, credibility_ = env.draw(np.random.default_rng(0))
+    assert event.language == "zh"
+    assert len(event.posts) > 50 + 16
+    assert event.truth is not None
+    assert 0 < credibility_ < 1

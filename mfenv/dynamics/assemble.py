@@ -68,8 +68,13 @@ def build_backbone(name: str) -> Any:
     return factory(argument) if colon else factory()
 
 
+@lru_cache(maxsize=8)
 def build_method(method: str, backbone: str) -> ModelPair:
-    """The policy and mean-field model of a method on a backbone, both by name."""
+    """The policy and mean-field model of a method on a backbone, both by name.
+
+    Equal names give the same models, so that :func:`mfenv.dynamics.process.advance` hands the
+    requests of many processes to them in one call.
+    """
     pair: ModelPair = plugins.load("mfenv.methods", method)(build_backbone(backbone))
     return pair
 

@@ -13,13 +13,7 @@ SOCIAL = "MFLLM-Social-v0"
 SOCIETY = "MFLLM-Society-v0"
 POPULATION = "MFLLM-Population-v0"
 
-_GYMNASIUM: dict[str, dict[str, Any]] = {
-    SOCIAL: {},
-    SOCIETY: {
-        "kwargs": {"dynamics": "society"},
-        "vector_entry_point": "mfenv.envs.society_vector:SocietyVectorEnv",
-    },
-}
+_GYMNASIUM: dict[str, dict[str, Any]] = {SOCIAL: {}, SOCIETY: {"dynamics": "society"}}
 
 
 def register_all() -> None:
@@ -29,9 +23,14 @@ def register_all() -> None:
     environment variables: importing ``mfenv`` after ``pettingzoo``, or ``mfenv.envs.population``
     at any time, registers it.
     """
-    for id_, spec in _GYMNASIUM.items():
+    for id_, kwargs in _GYMNASIUM.items():
         if id_ not in gymnasium.registry:
-            gymnasium.register(id_, entry_point="mfenv.envs.social:SocialEnv", **spec)
+            gymnasium.register(
+                id_,
+                entry_point="mfenv.envs.social:SocialEnv",
+                vector_entry_point="mfenv.envs.social_vector:SocialVectorEnv",
+                kwargs=kwargs,
+            )
     if "pettingzoo" in sys.modules:
         register_pettingzoo()
 

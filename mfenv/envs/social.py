@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
@@ -39,6 +39,9 @@ from mfenv.interventions import (
 )
 from mfenv.labels import N_DIMENSIONS, NAMES, Labels
 
+if TYPE_CHECKING:
+    from mfenv.dynamics.process import MeanFieldProcess
+
 __all__ = ["ACTIONS", "EPSILON", "TIERS", "SocialEnv", "recorded_shares"]
 
 TIERS: tuple[str, ...] = ("llm", "society")
@@ -69,7 +72,7 @@ class SocialEnv(gymnasium.Env[Any, Any]):
     `dynamics="society"` (`MFLLM-Society-v0`) the synthetic society itself reacts, in NumPy.
     Everything else is the same, so that a planner that was trained in one can be judged in the
     other. `gymnasium.make_vec("mfenv:MFLLM-Society-v0", num_envs=64)` steps many of them together,
-    with the same numbers and without texts.
+    with the same numbers and without texts; with language models it batches their calls.
 
     ## Action Space
 
@@ -236,7 +239,7 @@ class SocialEnv(gymnasium.Env[Any, Any]):
 
             check_names(backbone=backbone, method=method, annotator=annotator)
         self.objective = make_objective(objective, target)
-        self._tier, self._models = dynamics, (method, backbone, annotator)
+        self.tier, self._models = dynamics, (method, backbone, annotator)
         self.batch, self.warmup, self.horizon = int(batch), int(warmup), int(horizon)
         # A synthetic event gets exactly the people that an episode needs; one from a file must
         # have enough for one step.
@@ -265,23 +268,9 @@ class SocialEnv(gymnasium.Env[Any, Any]):
         step, or of unknown truth under an objective that needs it.
         """
         super().reset(seed=seed)
-        ids = self.scenarios.ids
-        # All are drawn in any case, so that choosing an event leaves the noise as it is.
-        place = int(self.np_random.integers(len(ids)))
-        noise_seed = int(self.np_random.integers(2**31))
-        draw = float(self.np_random.standard_normal())
-        chosen = (options or {}).get("event_id")
-        if chosen is not None and chosen not in ids:
-            some = ", ".join(ids[:3])
-            raise MfenvError(f"unknown event {chosen!r}; allowed: {len(ids)} such as {some}")
-        event = self.scenarios.event(ids[place] if chosen is None else str(chosen))
-        if self.objective.needs_truth and event.truth is None:
-            raise MfenvError(
-                f"event {event.event_id!r}: nobody knows whether its topic is true, which "
-                f"objective={self.objective.name!r} needs; allowed: 'polarization', 'target'"
-            )
+        event, noise_seed, reading = self.draw(self.np_random, (options or {}).get("event_id"))
         self._dynamics = None  # an event that cannot be played leaves no half-begun episode
-        dynamics = self._make_dynamics(event)
+        dynamics = self.make_dynamics(event)
         warmup = dynamics.reset(event, noise_seed)
         if dynamics.horizon < 1:
             raise MfenvError(
@@ -289,7 +278,7 @@ class SocialEnv(gymnasium.Env[Any, Any]):
                 f"warm-up of {self.warmup} are needed"
             )
         self._dynamics = dynamics
-        self._credibility = credibility(event.truth, self.credibility_noise, draw)
+        self._credibility = reading
         self._steps = min(self.horizon, dynamics.horizon)
         self._spent, self._elapsed = 0.0, 0
         recorded = [r.labels for r in warmup] or [np.zeros((0, N_DIMENSIONS), dtype=np.int8)]
@@ -369,16 +358,40 @@ class SocialEnv(gymnasium.Env[Any, Any]):
 
     # -- inside ----------------------------------------------------------------------------
 
+    def draw(
+        self, rng: np.random.Generator, event_id: str | None = None
+    ) -> tuple[Event, int, float]:
+        """Draw an episode: its event (or the chosen one), noise seed and credibility."""
+        ids = self.scenarios.ids
+        # All are drawn in any case, so that choosing an event leaves the noise as it is.
+        place, noise_seed = int(rng.integers(len(ids))), int(rng.integers(2**31))
+        reading = float(rng.standard_normal())
+        if event_id is not None and event_id not in ids:
+            some = ", ".join(ids[:3])
+            raise MfenvError(f"unknown event {event_id!r}; allowed: {len(ids)} such as {some}")
+        event = self.scenarios.event(ids[place] if event_id is None else event_id)
+        if self.objective.needs_truth and event.truth is None:
+            raise MfenvError(
+                f"event {event.event_id!r}: nobody knows whether its topic is true, which "
+                f"objective={self.objective.name!r} needs; allowed: 'polarization', 'target'"
+            )
+        return event, noise_seed, credibility(event.truth, self.credibility_noise, reading)
+
     def _started(self) -> Dynamics:
         if self._dynamics is None:
             raise MfenvError("the environment has no episode yet: call reset() first")
         return self._dynamics
 
-    def _make_dynamics(self, event: Event) -> Dynamics:
-        if self._tier == "society":
+    def make_dynamics(self, event: Event) -> Dynamics:
+        """The population of an event, in the environment's tier; it has not begun."""
+        if self.tier == "society":
             from mfenv.dynamics.society import SocietyDynamics
 
             return SocietyDynamics(batch=self.batch, warmup=self.warmup)
+        return self.make_process(event)
+
+    def make_process(self, event: Event) -> MeanFieldProcess:
+        """The language models' process of an event; it has not begun."""
         from mfenv.dynamics.assemble import build_process
         from mfenv.dynamics.process import ProcessSettings
 
