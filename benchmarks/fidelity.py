@@ -335,6 +335,7 @@ def run(args: argparse.Namespace) -> int:
             "count": len(cases),
             "groups": len(groups),
             "sha256": identity["cases"],
+            "left_out": len(events) - len(groups) if args.suite == "pheme" else 0,
             "min_posts": args.min_posts if args.suite == "weibo" else process.agents + 1,
         },
         "settings": {
@@ -615,7 +616,9 @@ def _markdown(result: Mapping[str, Any]) -> str:
         "## How it was measured",
         "",
         f"- Data: `{result['data']['file']}`, SHA-256 `{result['data']['sha256'][:16]}…`; "
-        f"{cases['count']} cases with at least {cases['min_posts']} posts, list "
+        f"{cases['count']} cases with at least {cases['min_posts']} posts"
+        + (f" ({cases['left_out']} shorter streams are left out)" if cases["left_out"] else "")
+        + f", list "
         f"SHA-256 `{cases['sha256'][:16]}…`",
         f"- Backbone: {backbones}",
         f"- Annotator: {result['annotator']}; sampling: {settings['sampling']}; batch "

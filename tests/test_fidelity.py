@@ -20,6 +20,7 @@ from mfenv.dynamics.journal import read_journal
 from mfenv.dynamics.process import ProcessSettings, real_rollout
 from mfenv.errors import MfenvError
 from mfenv.events.jsonl import write_jsonl
+from mfenv.events.load import load_events
 from mfenv.events.synthetic.annotator import ExactAnnotator
 from mfenv.events.synthetic.generator import SyntheticSociety
 
@@ -200,3 +201,31 @@ def test_wrong_arguments_get_one_line(env, data, tmp_path, argv, words):
     assert stderr.startswith("mfenv: error: ")
     assert stderr.count("\n") == 1
     assert all(word in stderr for word in words), stderr
+
+
+@pytest.mark.realdata
+def test_the_sample_of_real_events_never_changes():
+    data = Path(os.environ.get("MFENV_DATA", ROOT.parent / "shared" / "data"))
+    path = data / "weibo" / "validation.parquet"
+    if not path.exists():
+        pytest.skip(f"needs {path.name} of the Weibo data (MFENV_DATA)")
+    chosen = [case.event.event_id for case in sample(load_events(path), 40, 150)]
+    digest = hashlib.sha256("\n".join(chosen).encode()).hexdigest()
+    assert digest.startswith("0e6ce83203e511d2")
+
+
+@pytest.mark.realdata
+def test_real_streams_are_cut_into_segments_of_their_own_posts():
+    data = Path(os.environ.get("MFENV_DATA", ROOT.parent / "shared" / "data"))
+    path = data / "pheme" / "streams.parquet"
+    if not path.exists():
+        pytest.skip(f"needs {path.name} of the PHEME data (MFENV_DATA)")
+    for event in load_events(path):
+        cases = segments(event, 146)
+        assert len(cases) == (len(event.posts) - 1) // 146
+        for k, case in enumerate(cases):
+            part = case.event.posts
+            np.testing.assert_array_equal(
+                part.authors[1:], event.posts.authors[1 + 146 * k : 147 + 146 * k]
+            )
+            assert (part.parents[1:] < np.arange(1, len(part))).all()

@@ -243,3 +243,31 @@ def test_the_default_backbone_end_to_end(tmp_path):
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     texts = read_journal(tmp_path / "a" / "journals" / "mf-0.jsonl")[1][-1].texts
     assert len({t for t in texts if t}) > 3  # it writes, and not always the same
+
+
+@pytest.mark.realdata
+@pytest.mark.slow
+def test_a_real_event_end_to_end(tmp_path):
+    root = Path(__file__).parent.parent
+    data = Path(os.environ.get("MFENV_DATA", root.parent / "shared" / "data"))
+    path = data / "weibo" / "test.parquet"
+    weights = root / "agents" / "weights"
+    if not path.exists():
+        pytest.skip(f"needs {path.name} of the Weibo data (MFENV_DATA)")
+    if not (weights / "weibo-s" / "model.safetensors").exists():
+        pytest.skip("the weights of weibo-s are not built yet: mfenv train backbone")
+    argv = (path, "--event", "3533780360431082", "--backbone", "weibo-s", "--method", "mf")
+    argv += ("--agents", 98, "--warmup", 50, "--seeds", 2, "--json", "--out", tmp_path)
+    result = json.loads(call({**os.environ, "OMP_NUM_THREADS": "1"}, *argv).stdout)
+    check_json(result, "weibo-s", ["mf"], 2)
+    texts = [
+        text
+        for record in read_journal(tmp_path / "journals" / "mf-0.jsonl")[1]
+        if not record.warmup
+        for text in record.texts
+    ]
+    assert len(texts) == 48
+    # Readable Chinese: most that is written has Chinese characters, none has a byte token.
+    spoken = [t for t in texts if t]
+    assert sum(any("\u4e00" <= c <= "\u9fff" for c in t) for t in spoken) > len(spoken) / 2
+    assert not any("<0x" in t for t in texts)
