@@ -116,6 +116,9 @@ class PopulationEnv(ParallelEnv[str, dict[str, str], str]):  # type: ignore[misc
 
     ```
 
+    Once `mfenv.envs.population` is imported (or `mfenv` after `pettingzoo`),
+    `pettingzoo.make("parallel", "MFLLM-Population-v0")` and `"aec"` work, too.
+
     ## Action Space
 
     `UnicodeText(0, 280)`: the reaction that the slot's person writes. An empty text is a repost
