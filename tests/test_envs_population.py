@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pettingzoo
@@ -85,7 +86,7 @@ def trace(steps=50):
 
 def test_fifty_steps_are_the_same_in_every_process():
     code = (
-        "import sys; sys.path.insert(0, 'tests')\n"
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "from test_envs_population import trace; print(trace())"
     )
     traces = set()

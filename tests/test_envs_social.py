@@ -164,7 +164,7 @@ def trace(env, steps, seed=7):
 @pytest.mark.parametrize("id_", IDS)
 def test_fifty_steps_are_the_same_in_every_process(id_):
     code = (
-        "import sys; sys.path.insert(0, 'tests')\n"
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         f"from test_envs_social import make, trace; print(trace(make({id_!r}), 50))"
     )
     traces = {run(code, PYTHONHASHSEED=seed, OMP_NUM_THREADS="1") for seed in ("0", "1234")}
