@@ -55,7 +55,9 @@ def kl_per_dimension(p: ArrayLike, q: ArrayLike) -> Floats:
     """
     p, q = np.asarray(p, dtype=float), np.asarray(q, dtype=float)
     if p.shape[-1] != N_LABELS or q.shape[-1] != N_LABELS:
-        raise ValueError(f"distributions need {N_LABELS} entries, got {p.shape[-1]} and {q.shape[-1]}")
+        raise ValueError(
+            f"distributions need {N_LABELS} entries, got {p.shape[-1]} and {q.shape[-1]}"
+        )
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = np.where(p > 0, p * (np.log(p) - np.log(q)), 0.0)
     result: Floats = np.add.reduceat(terms, OFFSETS[:-1], axis=-1)

@@ -58,4 +58,6 @@ def categorical(probabilities: ArrayLike, u: ArrayLike) -> NDArray[np.intp]:
 
 def generator(*key: int) -> np.random.Generator:
     """A NumPy generator for a key, for draws that need more than one uniform."""
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence([int(k) & (2**63 - 1) for k in key])))
+    return np.random.Generator(
+        np.random.Philox(np.random.SeedSequence([int(k) & (2**63 - 1) for k in key]))
+    )

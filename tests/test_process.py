@@ -86,11 +86,12 @@ def test_warm_up_plays_the_real_posts_with_hand_computed_shares() -> None:
     ]
     assert process.annotator.calls == []  # the labels are known
     assert process.policy.calls == []
-    # By hand: shares of each batch, and m = 2/3 m + 1/3 batch; half that rate for half a batch.
+    # By hand: the first batch alone, then the mean of two, then a fifth for 2 after 8 (half a
+    # batch would have 1/6 later on).
     hot = one_hot(event.labels[1:])
     expected = UNIFORM
     for record, (i, j), rate in zip(
-        records, ((0, 4), (4, 8), (8, 10)), (1 / 3, 1 / 3, 1 / 6), strict=True
+        records, ((0, 4), (4, 8), (8, 10)), (1, 1 / 2, 1 / 5), strict=True
     ):
         expected = (1 - rate) * expected + rate * hot[i:j].mean(axis=0)
         np.testing.assert_allclose(record.distribution, hot[i:j].mean(axis=0))
@@ -162,7 +163,7 @@ def test_planted_reactions_enter_the_mean_field_and_nothing_else() -> None:
     assert [r.text for r in shown] == list(record.texts)
     np.testing.assert_allclose(
         record.perceived,
-        2 / 3 * before + 1 / 3 * shares(record.labels),
+        5 / 9 * before + 4 / 9 * shares(record.labels),  # 8 after 10
     )
     assert process.policy.calls[-1] == 6  # nobody is asked for what is replaced
     assert not process.step().planted.any()  # seeding acts once
@@ -189,7 +190,7 @@ def test_friction_keeps_shares_from_the_mean_field_but_not_from_the_distribution
     assert 0.05 < shown_shares / (behaviour == 1).sum() < 0.4  # 0.2 are expected to pass
     np.testing.assert_array_equal(record.distribution, shares(record.labels))
     reached = shares(np.stack([r.labels for r in shown]))
-    np.testing.assert_allclose(record.perceived, 2 / 3 * before + 1 / 3 * reached)
+    np.testing.assert_allclose(record.perceived, before / 2 + reached / 2)  # 60 after 60
 
 
 def test_amplification_weighs_a_stance_in_the_mean_field() -> None:

@@ -114,7 +114,7 @@ class EventCorpus:
         steps = max(0, len(bounds) - 1)
         for k in range(steps):
             batch_shares = shares(labels[bounds[k] : bounds[k + 1]])
-            rate = perception_rate(k)
+            rate = perception_rate(k * n, bounds[k + 1] - bounds[k], n)
             perceived = (
                 batch_shares
                 if perceived is None
@@ -122,7 +122,7 @@ class EventCorpus:
             )
         before = self._reactions(event, labels, bounds[-2], start) if steps else []
         now = self._reactions(event, labels, start, stop)
-        rate = perception_rate(steps)
+        rate = perception_rate(steps * n, n, n)
         batch_shares = shares(labels[start:stop])
         after = batch_shares if perceived is None else (1 - rate) * perceived + rate * batch_shares
         said = telling(before)

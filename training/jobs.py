@@ -22,6 +22,7 @@ ACTING, SUMMARISING, PRIOR = 0, 1, 2
 JOBS = ("acting", "summarising", "prior")
 _SHARES = (0.84, 0.12, 0.04)  # of the sequences
 _WITHOUT, _REACTIONS_ONLY = 0.22, 0.06  # of the acting sequences: no mean field; no shares in it
+_LIMIT = 448  # tokens of an acting sequence
 _FORMAT = TaggedPrompts()
 
 
@@ -29,14 +30,26 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False).input_ids)
 
 
-def acting(tokenizer: Any, step: StepExample, mean_field: str) -> Packed:
-    """All actions of a step behind one prefix with the given mean field."""
+def acting(
+    tokenizer: Any, step: StepExample, mean_field: str, *, limit: int | None = None
+) -> Packed:
+    """The actions of a step behind one prefix with the given mean field.
+
+    With ``limit``, the first agents that fit into so many tokens (at least one): attention is
+    quadratic in the length of a sequence.
+    """
     prefix = _FORMAT.policy_prefix(step.topic, step.notices, mean_field, step.language)
     prompts = [_FORMAT.policy_suffix(s, step.language) for s in step.states]
     completions = [clip(a, REACTION_CHARACTERS) + END for a in step.actions]
     encoded = tokenizer([prefix, *prompts, *completions], add_special_tokens=False).input_ids
     n = len(prompts)
-    return pack(encoded[0], encoded[1 : n + 1], encoded[n + 1 :], ACTING)
+    before, after = encoded[1 : n + 1], encoded[n + 1 :]
+    if limit is not None:
+        lengths = len(encoded[0]) + np.cumsum(
+            [len(b) + len(a) for b, a in zip(before, after, strict=True)]
+        )
+        n = max(1, int(np.searchsorted(lengths, limit, side="right")))
+    return pack(encoded[0], before[:n], after[:n], ACTING)
 
 
 def summarising(tokenizer: Any, step: StepExample) -> Packed:
@@ -78,4 +91,4 @@ class JobDataset(Dataset[Packed]):
             field = step.reactions_only
         else:
             field = step.mean_field
-        return acting(self._tokenizer, step, field)
+        return acting(self._tokenizer, step, field, limit=_LIMIT)

@@ -7,6 +7,8 @@ what they spelled falls back to characters and bytes.
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -19,6 +21,7 @@ __all__ = ["train_tokenizer"]
 
 _BYTES = [f"<0x{b:02X}>" for b in range(256)]
 _UNKNOWN = "<unk>"
+_WORD = re.compile(r"▁?[^\W_]{1,16}")
 _LEARNED_FROM = 50  # texts of each event that pieces are learned from; all of them are counted
 
 
@@ -51,11 +54,20 @@ def train_tokenizer(
     )
     sample = (t for texts in events for t in texts[:_LEARNED_FROM])
     draft.train_from_iterator(sample, trainer=trainer)
-    used: Counter[str] = Counter()
+    used: Counter[str] = Counter()  # events in which a piece or word occurs
+    words: Counter[str] = Counter()  # occurrences
     for texts in events:
         used.update({p for e in draft.encode_batch(list(texts)) for p in e.tokens})
-    learned = json.loads(draft.to_str())["model"]["vocab"]
-    kept = [(p, s) for p, s in learned if used[p] >= min_events and p != _UNKNOWN]
+        here = Counter(w for t in texts for w in _WORD.findall(t.replace(" ", "▁")))
+        words.update(here)
+        used.update(w for w in here if len(w) > 1)
+    scores = dict(json.loads(draft.to_str())["model"]["vocab"])
+    # The trainer takes its candidates from parts that different words share, so it misses whole
+    # words of a small vocabulary: they are added with their own frequency.
+    total = sum(words.values())
+    for word, count in words.most_common(vocabulary):
+        scores[word] = max(scores.get(word, -math.inf), math.log(count / total))
+    kept = [(p, s) for p, s in scores.items() if used[p] >= min_events and p != _UNKNOWN]
     kept = sorted(kept, key=lambda x: (len(x[0]) > 1, -x[1], x[0]))[:vocabulary]
     lowest = min((s for _, s in kept), default=0.0)
     tokenizer = Tokenizer(

@@ -19,6 +19,7 @@ from transformers import (
     AutoTokenizer,
     GenerationConfig,
     LogitsProcessorList,
+    PreTrainedTokenizerFast,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
@@ -85,7 +86,17 @@ class HuggingFaceBackbone:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.bfloat16 if device != "cpu" else torch.float32
         try:
-            tokenizer = AutoTokenizer.from_pretrained(where, revision=revision, padding_side="left")
+            settings = cached_file(
+                where,
+                "mfenv.json",
+                revision=revision,
+                _raise_exceptions_for_missing_entries=False,
+                _raise_exceptions_for_connection_errors=False,
+            )
+            # With a config.json of a known architecture beside it, AutoTokenizer takes that
+            # architecture's own tokenizer class, which would ignore what ours does.
+            loader = AutoTokenizer if settings is None else PreTrainedTokenizerFast
+            tokenizer = loader.from_pretrained(where, revision=revision, padding_side="left")
             model = AutoModelForCausalLM.from_pretrained(
                 where, revision=revision, dtype=dtype, use_safetensors=True
             )
@@ -95,13 +106,6 @@ class HuggingFaceBackbone:
                 f"backbone {where!r} could not be loaded: {reason}. Allowed: a folder with "
                 f"config.json, tokenizer.json and *.safetensors, or a Hugging Face model id"
             ) from error
-        settings = cached_file(
-            where,
-            "mfenv.json",
-            revision=revision,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
         prompts: PromptFormat = ChatPrompts()
         if settings is not None:
             chosen = json.loads(Path(settings).read_text()).get("prompts")

@@ -31,10 +31,10 @@ from mfenv.dynamics.models import (
 from mfenv.dynamics.notices import notice_texts, planted_texts
 from mfenv.dynamics.reach import (
     INITIAL,
-    PERCEPTION_RATE,
     PLANTED,
     keyed_uniforms,
     perceive,
+    perception_rate,
     planted_count,
     reach_weights,
 )
@@ -427,8 +427,7 @@ class _Step:
             self.distribution = _read_only(shares(own))
         u = keyed_uniforms(self.seed, self.agents, self.index)
         weights = reach_weights(self.labels, self.activity, u)
-        # A shorter batch moves the average by less, so that every reaction counts about alike.
-        rate = PERCEPTION_RATE * self.n / self.process.settings.batch
+        rate = perception_rate(int(self.agents[0]), self.n, self.process.settings.batch)
         self.perceived = _read_only(
             perceive(self.before.perceived, self.labels, weights, rate=rate)
         )
@@ -615,7 +614,7 @@ def real_rollout(
     records, perceived = [], INITIAL
     for t, (start, stop, warmup) in enumerate(plan):
         n, batch = stop - start, _read_only(labels[start:stop])
-        rate = PERCEPTION_RATE * n / settings.batch
+        rate = perception_rate(start, n, settings.batch)
         perceived = _read_only(perceive(perceived, batch, np.ones(n), rate=rate))
         records.append(
             StepRecord(

@@ -106,13 +106,14 @@ def stance_weights(activity: Floats, stance: NDArray[np.generic]) -> Floats:
     return np.asarray(1.0 + support + oppose)
 
 
-def perception_rate(step: int) -> float:
-    """Weight of the batch of ``step`` (0 is the first) in the perceived distribution.
+def perception_rate(seen: int, n: int, batch: int) -> float:
+    """Weight of ``n`` reactions that come after ``seen`` others in the perceived distribution.
 
-    The first batches are averaged, so that the start value has no say; from the third on the
-    average moves with :data:`PERCEPTION_RATE`.
+    The first reactions are simply averaged, so that the start value has no say. Later on a full
+    batch has :data:`PERCEPTION_RATE`, and a shorter one moves the average in proportion to its
+    length, so that every reaction counts about alike.
     """
-    return max(PERCEPTION_RATE, 1 / (step + 1))
+    return max(PERCEPTION_RATE * n / batch, n / (seen + n))
 
 
 def perceive(
@@ -121,8 +122,8 @@ def perceive(
     """Next perceived distribution: ``(1 - rate)`` of the old, ``rate`` of the batch's shares.
 
     Perceived ``(..., 23)``, labels ``(..., n, 8)`` and weights ``(..., n)`` give ``(..., 23)``.
-    A batch without any weight changes nothing. A batch shorter than usual (the end of the
-    warm-up) should come with a proportionally smaller ``rate``.
+    A batch without any weight changes nothing. :func:`perception_rate` gives the rate of the
+    first batches and of short ones.
     """
     perceived = np.asarray(perceived, dtype=float)
     weights = np.asarray(weights, dtype=float)

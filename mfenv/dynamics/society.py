@@ -25,6 +25,7 @@ from mfenv.dynamics.reach import (
     PLANTED_SHARE,
     keyed_uniforms,
     perceive,
+    perception_rate,
     plant,
     reach_weights,
     stance_weights,
@@ -236,14 +237,14 @@ def start(worlds: Worlds) -> SocietyState:
 def warm_up(worlds: Worlds, events: Sequence[Event]) -> list[tuple[SocietyState, Labels]]:
     """Play the recorded warm-up: the state after each step, and its labels ``(K, m, 8)``.
 
-    The last batch may be short: it moves perception in proportion to its length.
+    Perception averages the first reactions, as in the language-model tier.
     """
     recorded = np.stack([np.asarray(e.labels)[1 : 1 + worlds.warmup] for e in events])
     state = start(worlds)
     steps = []
     for first in range(0, worlds.warmup, worlds.batch):
         part = recorded[:, first : first + worlds.batch]
-        rate = PERCEPTION_RATE * part.shape[1] / worlds.batch
+        rate = perception_rate(first, part.shape[1], worlds.batch)
         perceived = perceive(state.perceived, part, np.ones(part.shape[:2]), rate)
         state = SocietyState(state.step + 1, perceived, state.activity)
         steps.append((state, part))
