@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -31,7 +32,6 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
 from mfenv.dynamics import mean_field_text, notices
 from mfenv.errors import MfenvError
@@ -278,11 +278,22 @@ def train(
         data_collator=partial(collate, pad=int(tokenizer.pad_token_id)),
         callbacks=[_Validation(out, validation, tokenizer, config.eval_steps)],
     )
-    checkpoints = Path(arguments.output_dir)
-    last = get_last_checkpoint(str(checkpoints)) if checkpoints.exists() else None
-    trainer.train(resume_from_checkpoint=last)
+    trainer.train(resume_from_checkpoint=last_checkpoint(Path(arguments.output_dir)))
     export(model, tokenizer, out / "model", config, corpus.language)
     return model
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest whole checkpoint. One that a kill left unfinished is deleted."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda p: -int(p.name.rpartition("-")[2]))
+    for path in found:
+        try:  # the trainer writes its state last
+            json.loads((path / "trainer_state.json").read_text())
+        except (OSError, ValueError):
+            shutil.rmtree(path)
+        else:
+            return str(path)
+    return None
 
 
 def export(
