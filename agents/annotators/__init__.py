@@ -1,0 +1,1 @@
+"""Annotators: by rule, exact on synthetic text, and a trained classifier."""

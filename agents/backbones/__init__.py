@@ -1,0 +1,1 @@
+"""Backbones: causal language models that write and score text in batches."""
