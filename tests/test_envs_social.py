@@ -42,7 +42,7 @@ from mfenv.labels import SLICES
 
 SOCIETY, SOCIAL = registration.SOCIETY, registration.SOCIAL
 IDS = [id_ for id_ in gymnasium.registry if id_.startswith("MFLLM-")]
-SMALL = {"batch": 4, "warmup": 6, "horizon": 5}  # keeps the language-model tier quick
+SMALL = {"batch": 4, "warmup": 4, "horizon": 8}  # keeps the language-model tier quick
 TARGET = {"stance": {"support": 0.1, "oppose": 0.5, "neutral": 0.4}}
 VARIANTS = [
     {},
