@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.annotator import agreement, resample
-from mfenv.labels import N_DIMENSIONS, N_LABELS, SLICES, dimension, encode
+from mfenv.labels import DIMENSIONS, N_DIMENSIONS, N_LABELS, SLICES, dimension, encode
 from training.annotator import Settings, kappa, tune_offsets
 
 # --- measures ----------------------------------------------------------------------------------
@@ -164,9 +164,18 @@ def _data() -> Path:
     return Path(os.environ.get("MFENV_DATA", default))
 
 
+def _reported(language: str) -> list[float]:
+    """Cohen's κ of the eight dimensions in the report that stands beside the benchmark."""
+    report = Path(__file__).resolve().parents[1] / "benchmarks" / "results" / "annotator.md"
+    section = report.read_text(encoding="utf-8").split(f"## {language}:")[1].split("\n## ")[0]
+    rows = [row.split("|") for row in section.splitlines() if row.startswith("| ")]
+    cells = {row[1].strip(): row for row in rows}
+    return [float(cells[d.name][4]) for d in DIMENSIONS]
+
+
 @pytest.mark.realdata
-@pytest.mark.parametrize(("language", "least"), [("zh", 0.0), ("en", 0.0)])
-def test_kappa_on_the_test_part_is_what_the_card_says(language: str, least: float) -> None:
+@pytest.mark.parametrize("language", ["zh", "en"])
+def test_kappa_on_the_test_part_is_what_the_report_says(language: str) -> None:
     if not (_data() / "annotations" / "annotations.parquet").is_file():
         pytest.skip("no annotations: set MFENV_DATA to a folder that has annotations/")
     from agents.annotators.classifier import load
@@ -175,4 +184,4 @@ def test_kappa_on_the_test_part_is_what_the_card_says(language: str, least: floa
     test = read_annotations(_data())[language].of("test")
     found = load().label(test.topics, test.texts, [language] * len(test.texts))
     scores = [kappa(test.labels[:, d], found[:, d]) for d in range(N_DIMENSIONS)]
-    assert np.mean(scores) == pytest.approx(least, abs=0.01)
+    np.testing.assert_allclose(scores, _reported(language), atol=0.01)
