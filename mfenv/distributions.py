@@ -25,8 +25,8 @@ def counts(labels: Labels, weights: ArrayLike | None = None) -> Floats:
     """Count labels ``(n, 8)``, optionally weighted ``(n,)``; returns ``(23,)``."""
     indicators = one_hot(labels)
     if weights is None:
-        return indicators.sum(axis=0)
-    return np.asarray(weights, dtype=float) @ indicators
+        return np.asarray(indicators.sum(axis=0))
+    return np.asarray(np.asarray(weights, dtype=float) @ indicators)
 
 
 def normalise(count: ArrayLike, smoothing: float = 0.0) -> Floats:

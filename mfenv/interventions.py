@@ -103,7 +103,7 @@ def action_name(action: int) -> str:
 
 
 def next_activity(activity: NDArray[np.float64], intervention: Intervention) -> NDArray[np.float64]:
-    """Activity ``(6,)`` during a step: what runs decays, what is done now starts at its strength."""
+    """Activity ``(6,)`` of the next step: what runs decays, what is new has its strength."""
     result = activity * DECAY
     result[result < _FLOOR] = 0.0
     if intervention.kind is not None:

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 __all__ = [
     "DIMENSIONS",
-    "Dimension",
-    "Labels",
+    "NAMES",
     "N_DIMENSIONS",
     "N_LABELS",
-    "NAMES",
     "OFFSETS",
-    "SLICES",
     "SILENT_REPOST",
+    "SLICES",
+    "Dimension",
+    "Labels",
     "decode",
     "decode_code",
     "dimension",
@@ -76,7 +76,7 @@ SLICES: Mapping[str, slice] = MappingProxyType(
 
 
 def dimension(name: str) -> int:
-    """Return the position of the dimension called ``name``; ``ValueError`` names the allowed ones."""
+    """Return the position of the dimension called ``name``; ``ValueError`` names the others."""
     for i, d in enumerate(DIMENSIONS):
         if d.name == name:
             return i

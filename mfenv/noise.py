@@ -22,7 +22,7 @@ _MIX2 = np.uint64(0x94D049BB133111EB)
 
 
 class NoiseKey(NamedTuple):
-    """Whose noise, when. ``agent`` is the agent's index within its event; ``-1`` is the summariser."""
+    """Whose noise, when. ``agent`` is an index within the event; ``-1`` is the summariser."""
 
     seed: int
     agent: int
@@ -53,7 +53,7 @@ def categorical(probabilities: ArrayLike, u: ArrayLike) -> NDArray[np.intp]:
     """Draw by the inverse CDF: probabilities ``(..., k)`` and uniforms ``(...)`` give ``(...)``."""
     cdf = np.cumsum(np.asarray(probabilities, dtype=float), axis=-1)
     u = np.asarray(u, dtype=float)[..., None] * cdf[..., -1:]
-    return np.minimum((cdf <= u).sum(axis=-1), cdf.shape[-1] - 1)
+    return np.asarray(np.minimum((cdf <= u).sum(axis=-1), cdf.shape[-1] - 1))
 
 
 def generator(*key: int) -> np.random.Generator:

@@ -2,9 +2,8 @@
 
 For each language: an encoder learns from unlabelled reactions, a teacher from annotated ones and
 the encoder, a student (what is shipped) imitates the teacher on unlabelled reactions. Calibration,
-decisions and confusion are measured on reactions not trained on: on the train split by
-cross-fitting over events (a teacher and a student for each fold), and on the validation split. The
-test split is not read.
+decisions and confusion are measured by cross-fitting over events, with a teacher and a student for
+each fold, on the splits train and validation. The test split is not used.
 """
 
 from __future__ import annotations
@@ -69,7 +68,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A network, its head, and the cross-fitted probabilities ``(n, 23)`` of the train split."""
+    """A network, its head, and the cross-fitted probabilities ``(n, 23)`` of train and validation."""
 
     network: Network
     head: Head
@@ -149,8 +148,8 @@ def train_language(
                 f"{language} {time.monotonic() - begun:6.0f} s  {text}", file=sys.stderr, flush=True
             )
 
-    train, validation = annotated.of("train"), annotated.of("validation")
-    if not train.texts or not unlabelled.texts:
+    known = annotated.of("train", "validation")
+    if not known.texts or not unlabelled.texts:
         raise MfenvError(f"no annotated or no unlabelled training reactions in {language!r}")
     rng = np.random.default_rng(settings.seed)
     encoder: Encoder | None = None
@@ -174,19 +173,15 @@ def train_language(
             seed=seed,
         )
 
-    fold = _folds(train.events, settings.folds, settings.seed)
-    logits = np.zeros((len(train.texts), N_LABELS))
+    fold = _folds(known.events, settings.folds, settings.seed)
+    logits = np.zeros((len(known.texts), N_LABELS))
     for k in range(settings.folds):
-        held = train.part(fold == k)
-        fitted = network(train.part(fold != k), settings.distil_fold, settings.seed + 1 + k, shape)
+        held = known.part(fold == k)
+        fitted = network(known.part(fold != k), settings.distil_fold, settings.seed + 1 + k, shape)
         logits[fold == k] = fitted.logits(featurise(held.topics, held.texts, language))
         say(f"fold {k + 1} of {settings.folds}")
-    final = network(train, settings.distil, settings.seed, shape)
-    labels = train.labels
-    if validation.texts:
-        held_logits = final.logits(featurise(validation.topics, validation.texts, language))
-        logits = np.concatenate([logits, held_logits])
-        labels = np.concatenate([labels, validation.labels])
+    final = network(known, settings.distil, settings.seed, shape)
+    labels = known.labels
     factor, shift = scale_heads(logits, labels)
     final = replace(
         final,
@@ -202,13 +197,13 @@ def train_language(
         hard=_confusion(one_hot(decide(p, offsets)), labels),
         soft=_confusion(p, labels),
     )
-    n = len(train.texts)
     decided = decide(p, offsets)
-    for name, part in (("train, cross-fitted", slice(0, n)), ("validation", slice(n, len(p)))):
-        if len(p[part]):
-            of = [kappa(labels[part, d], decided[part, d]) for d in range(len(DIMENSIONS))]
-            say(f"κ on {name}: {' '.join(f'{x:.2f}' for x in of)}, mean {np.mean(of):.3f}")
-    return Trained(final, head, p[:n])
+    for name in ("train", "validation"):
+        rows = known.splits == name
+        if rows.any():
+            of = [kappa(labels[rows, d], decided[rows, d]) for d in range(len(DIMENSIONS))]
+            say(f"cross-fitted κ on {name}: {' '.join(f'{x:.2f}' for x in of)}, {np.mean(of):.3f}")
+    return Trained(final, head, p)
 
 
 def save(trained: Trained, language: str, folder: Path) -> Path:

@@ -84,7 +84,7 @@ class EventCorpus:
         memory: int = 8,
         cap: int = 600,
     ) -> None:
-        """``memory`` batches before the step make its mean field; ``cap`` limits an event's weight."""
+        """``memory`` batches before a step make its mean field; ``cap`` limits a large event."""
         kept = [(e, y) for e, y in zip(events, labels, strict=True) if len(e.posts) > batch]
         self._events = [e for e, _ in kept]
         self._labels = [y for _, y in kept]

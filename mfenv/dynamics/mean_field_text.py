@@ -60,7 +60,7 @@ def _label(label: str, language: str) -> str:
 
 
 def phrases(language: str) -> list[str]:
-    """Every fixed phrase of the format in a language: marks, heads, label-and-percentage phrases."""
+    """Every fixed phrase of the format in a language: marks, heads, labels with percentages."""
     language = _language(language)
     shares = [
         f"{_label(label, language)}{p}%"
