@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mfenv.distributions import UNIFORM, normalise
 from mfenv.dynamics.models import Reaction
-from mfenv.labels import DIMENSIONS, OFFSETS, dimension
+from mfenv.labels import DIMENSIONS, OFFSETS, SILENT_REPOST, dimension
 
 __all__ = ["GRID", "SHOWN", "exposed", "parse_shares", "phrases", "render", "telling"]
 
@@ -131,9 +131,10 @@ def parse_shares(text: str) -> NDArray[np.float64] | None:
 def telling(reactions: Sequence[Reaction]) -> list[str]:
     """The most telling reactions: for each stance, most common first, the one nearest the mean.
 
-    Silent reposts and repeated texts are passed over; at most three are returned.
+    Silent reposts (by their labels: mentions and links alone say nothing) and repeated texts are
+    passed over; at most three are returned.
     """
-    spoken = [r for r in reactions if r.text.strip()]
+    spoken = [r for r in reactions if r.text.strip() and (r.labels != SILENT_REPOST).any()]
     if not spoken:
         return []
     labels = np.stack([r.labels for r in spoken])
