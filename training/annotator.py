@@ -68,7 +68,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A network, its head, and the cross-fitted probabilities ``(n, 23)`` of train and validation."""
+    """A network, its head, and cross-fitted probabilities ``(n, 23)`` of train and validation."""
 
     network: Network
     head: Head

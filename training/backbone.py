@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
     Trainer,
@@ -77,6 +77,10 @@ class BackboneConfig:
     """Steps between checkpoints."""
     eval_steps: int = 500
     """Steps between evaluations on validation steps."""
+    summarising: float = 0.12
+    """Share of the training sequences that rewrite a mean field."""
+    initial: str = ""
+    """Folder of a model to go on from, with its tokenizer; empty: from scratch."""
     min_events: int = 20
     """A tokenizer piece must occur in this many events."""
 
@@ -226,7 +230,7 @@ def train(
         raise MfenvError(f"{settings} holds other settings; use another --out or delete the folder")
     settings.write_text(text)
 
-    tokenizer_path = out / "tokenizer"
+    tokenizer_path = Path(config.initial) if config.initial else out / "tokenizer"
     if not (tokenizer_path / "tokenizer.json").exists():
         from mfenv.states import phrases as state_phrases
 
@@ -241,10 +245,14 @@ def train(
             ],
             min_events=config.min_events,
         ).save_pretrained(tokenizer_path)
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_path)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer_path)
 
     set_seed(config.seed)
-    model = new_model(config, tokenizer)
+    model = (
+        Qwen2ForCausalLM.from_pretrained(config.initial, dtype=torch.float32)
+        if config.initial
+        else new_model(config, tokenizer)
+    )
     arguments = TrainingArguments(
         output_dir=str(out / "checkpoints"),
         max_steps=config.steps,
@@ -273,7 +281,11 @@ def train(
         model=model,
         args=arguments,
         train_dataset=JobDataset(
-            corpus, tokenizer, size=config.steps * config.batch, seed=config.seed
+            corpus,
+            tokenizer,
+            size=config.steps * config.batch,
+            seed=config.seed,
+            summarising=config.summarising,
         ),
         data_collator=partial(collate, pad=int(tokenizer.pad_token_id)),
         callbacks=[_Validation(out, validation, tokenizer, config.eval_steps)],
@@ -348,6 +360,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         parser.add_argument(f"--{field}", type=int, default=getattr(defaults, field))
     parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate)
+    parser.add_argument("--summarising", type=float, default=defaults.summarising)
+    parser.add_argument("--initial", default="", help="folder of a model to go on from")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -363,6 +377,8 @@ def run(args: argparse.Namespace) -> int:
         batch=args.batch,
         seed=args.seed,
         learning_rate=args.learning_rate,
+        summarising=args.summarising,
+        initial=args.initial,
     )
     out = args.out or Path("runs") / f"backbone-{args.name}"
     corpus: StepCorpus

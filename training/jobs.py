@@ -20,7 +20,7 @@ __all__ = ["ACTING", "JOBS", "PRIOR", "SUMMARISING", "JobDataset", "acting", "pr
 
 ACTING, SUMMARISING, PRIOR = 0, 1, 2
 JOBS = ("acting", "summarising", "prior")
-_SHARES = (0.84, 0.12, 0.04)  # of the sequences
+PRIOR_SHARE = 0.04  # of the sequences
 _WITHOUT, _REACTIONS_ONLY = 0.22, 0.06  # of the acting sequences: no mean field; no shares in it
 _LIMIT = 448  # tokens of an acting sequence
 _FORMAT = TaggedPrompts()
@@ -69,8 +69,18 @@ def prior(tokenizer: Any, step: StepExample) -> Packed:
 class JobDataset(Dataset[Packed]):
     """``size`` packed sequences; sequence ``i`` is a pure function of (seed, i)."""
 
-    def __init__(self, corpus: StepCorpus, tokenizer: Any, *, size: int, seed: int) -> None:
+    def __init__(
+        self,
+        corpus: StepCorpus,
+        tokenizer: Any,
+        *,
+        size: int,
+        seed: int,
+        summarising: float = 0.12,
+    ) -> None:
+        """``summarising`` is the share of sequences that rewrite a mean field."""
         self._corpus, self._tokenizer, self._size, self._seed = corpus, tokenizer, size, seed
+        self._jobs = np.cumsum([1 - summarising - PRIOR_SHARE, summarising, PRIOR_SHARE])
 
     def __len__(self) -> int:
         return self._size
@@ -78,7 +88,7 @@ class JobDataset(Dataset[Packed]):
     def __getitem__(self, index: int) -> Packed:
         """Draw the job, then the step."""
         rng = generator(self._seed, index, 1)
-        job = int(np.searchsorted(np.cumsum(_SHARES), rng.random(), side="right"))
+        job = int(np.searchsorted(self._jobs, rng.random(), side="right"))
         if job == PRIOR:
             return prior(self._tokenizer, self._corpus.unplanned(index))
         step = self._corpus.example(index)
