@@ -68,7 +68,7 @@ def _act(name, language, mean_field, notices=(), n=192):
 
 
 def _field(language, **leaning):
-    distribution = np.concatenate([shares(np.zeros((1, 8), np.int8)) * 0 + 0.0])
+    distribution = np.zeros(len(NAMES))
     for name, values in {
         "stance": (0.35, 0.3, 0.35),
         "sentiment_state": (0.2, 0.3, 0.15, 0.1, 0.1, 0.15),
