@@ -41,8 +41,8 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    # Truncation is poison for a distribution, so actions are drawn ancestrally. A mean field is one
-    # summary, not a sample of a population: at temperature 0.1 its shares track the real ones closer.
+    # Truncation is poison for a distribution, so actions are drawn ancestrally. A mean field is
+    # one summary, not a sample of a population: cold, its shares track the real ones closer.
     "ancestral": Preset(Sampling(), Sampling(temperature=0.1, max_new_tokens=200)),
     # The settings of the paper's released code.
     "paper": Preset(
