@@ -629,7 +629,7 @@ def test_a_written_mean_field_reaches_the_planner():
 def test_sb3_trains_without_a_wrapper(id_, steps, algorithm):
     import stable_baselines3
 
-    env = make(id_)
+    env = gymnasium.make(id_)  # as anybody gets it: the default backbone, batch and method
     extra = (
         {"n_steps": min(steps, 256), "batch_size": 32}
         if algorithm == "PPO"
