@@ -22,7 +22,12 @@ class BackbonePolicy:
     def act(self, requests: Sequence[ActionRequest]) -> list[ActionResult]:
         """Return actions in the order of the requests."""
         prompts = [self.backbone.prompts.policy_prompt(r) for r in requests]
-        written = self.backbone.generate(prompts, [r.key for r in requests], self.sampling)
+        written = self.backbone.generate(
+            prompts,
+            [r.key for r in requests],
+            self.sampling,
+            never=self.backbone.prompts.never_in_actions,
+        )
         return [
             ActionResult(self._action(g.text), p, g.prompt_tokens, g.completion_tokens)
             for p, g in zip(prompts, written, strict=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from mfenv.dynamics.mean_field_text import exposed
+from mfenv.dynamics.mean_field_text import QUOTES, exposed, phrases
 from mfenv.dynamics.models import ActionRequest, SummaryRequest
 
 __all__ = [
@@ -66,6 +66,8 @@ class PromptFormat(Protocol):
 
     chat: bool
     """Whether prompts are user messages for a chat template, rather than plain text."""
+    never_in_actions: tuple[str, ...]
+    """Tokens that no action may contain: tags, and the phrases of a written mean field."""
 
     def policy_prefix(
         self, topic: str, notices: Sequence[str], mean_field: str, language: str
@@ -94,6 +96,11 @@ class TaggedPrompts:
     """Prompts of the small models of this project: fields behind tags, no instructions."""
 
     chat = False
+    # A small model would now and then slip from an action into the other job it has learned.
+    never_in_actions: tuple[str, ...] = (
+        *(t for t in SPECIAL_TOKENS if t != END),
+        *(p for language in ("en", "zh") for p in phrases(language) if p not in QUOTES),
+    )
 
     def policy_prefix(
         self, topic: str, notices: Sequence[str], mean_field: str, language: str
@@ -148,6 +155,7 @@ class ChatPrompts:
     """
 
     chat = True
+    never_in_actions: tuple[str, ...] = ()
 
     def policy_prefix(
         self, topic: str, notices: Sequence[str], mean_field: str, language: str

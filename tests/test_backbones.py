@@ -181,3 +181,18 @@ def test_shares_survive_writing_and_reading():
             for block in (slice(2, 8), slice(11, 13), slice(13, 16), slice(16, 18), slice(20, 23)):
                 np.testing.assert_allclose(read[block], p[block], atol=0.07)
     assert parse_shares("") is None
+
+
+def test_an_action_never_slips_into_a_written_mean_field(backbone):
+    tokens = backbone.tokenizer.get_vocab()
+    forbidden = [t for t in backbone.prompts.never_in_actions if t in tokens]
+    assert " support 5%" in forbidden
+    assert ACT in forbidden
+    assert END not in forbidden
+    free = backbone.generate(PROMPTS * 20, [NoiseKey(1, i, 0) for i in range(120)], SHORT)
+    assert any(t in g.text for g in free for t in phrases("en")[2:])
+    requests = [
+        ActionRequest("the dam", "en", "", (), "a man", NoiseKey(1, i, 0)) for i in range(120)
+    ]
+    acted = BackbonePolicy(backbone, SHORT).act(requests)
+    assert not any(t in a.text for a in acted for t in phrases("en")[2:])

@@ -40,9 +40,16 @@ class Backbone(Protocol):
     prompts: PromptFormat
 
     def generate(
-        self, prompts: Sequence[str], keys: Sequence[NoiseKey], sampling: Sampling
+        self,
+        prompts: Sequence[str],
+        keys: Sequence[NoiseKey],
+        sampling: Sampling,
+        never: Sequence[str] = (),
     ) -> list[Generation]:
-        """Write one text for each prompt, with the noise of its key."""
+        """Write one text for each prompt, with the noise of its key.
+
+        ``never`` are tokens that must not be written; what is no token of the model is ignored.
+        """
         ...
 
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> list[Score]:

@@ -21,6 +21,7 @@ from transformers import (
     LogitsProcessorList,
     PreTrainedTokenizerFast,
     RepetitionPenaltyLogitsProcessor,
+    SuppressTokensLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -133,16 +134,26 @@ class HuggingFaceBackbone:
 
     @torch.inference_mode()
     def generate(
-        self, prompts: Sequence[str], keys: Sequence[NoiseKey], sampling: Sampling
+        self,
+        prompts: Sequence[str],
+        keys: Sequence[NoiseKey],
+        sampling: Sampling,
+        never: Sequence[str] = (),
     ) -> list[Generation]:
-        """Write one text for each prompt. Raises ``ModelError`` on numerical failure."""
+        """Write one text for each prompt, without the tokens ``never``."""
         if len(prompts) != len(keys):
             raise ValueError(f"{len(prompts)} prompts but {len(keys)} noise keys")
         encoded = [self._prompt_ids(p) for p in prompts]
+        vocabulary = self.tokenizer.get_vocab() if never else {}
+        suppressed = [vocabulary[t] for t in never if t in vocabulary]
         results: list[Generation | None] = [None] * len(prompts)
         for rows in _batches([len(e) for e in encoded], _BATCH_TOKENS):
             ids, mask = self._pad([encoded[i] for i in rows], left=True)
             processors = LogitsProcessorList()
+            if suppressed:
+                processors.append(
+                    SuppressTokensLogitsProcessor(suppressed, device=str(self.model.device))
+                )
             if sampling.repetition_penalty != 1.0:
                 processors.append(
                     RepetitionPenaltyLogitsProcessor(

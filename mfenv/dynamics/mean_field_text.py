@@ -17,10 +17,13 @@ from mfenv.distributions import UNIFORM, normalise
 from mfenv.dynamics.models import Reaction
 from mfenv.labels import DIMENSIONS, OFFSETS, SILENT_REPOST, dimension
 
-__all__ = ["GRID", "SHOWN", "exposed", "parse_shares", "phrases", "render", "telling"]
+__all__ = ["GRID", "QUOTES", "SHOWN", "exposed", "parse_shares", "phrases", "render", "telling"]
 
 GRID: tuple[int, ...] = (0, 2, *range(5, 96, 5), 98, 100)
 """Percentages that a written share is rounded to."""
+
+QUOTES = (" «", "»")
+"""Marks around a telling reaction."""
 
 SHOWN: tuple[str, ...] = ("stance", "sentiment_state", "behavior", "belief", "intent")
 """Dimensions whose shares are written, in this order."""
@@ -68,7 +71,7 @@ def phrases(language: str) -> list[str]:
         for label in DIMENSIONS[dimension(name)].labels
         for p in GRID
     ]
-    return [" «", "»", *_HEADS[language], *dict.fromkeys(shares)]
+    return [*QUOTES, *_HEADS[language], *dict.fromkeys(shares)]
 
 
 def render(
