@@ -181,6 +181,7 @@ class HuggingFaceBackbone:
             for i, tokens in zip(rows, output, strict=True):
                 end = next((k for k, t in enumerate(tokens) if t in self._ends), len(tokens))
                 text = self.tokenizer.decode(tokens[:end], skip_special_tokens=True)
+                text = text.replace("\ufffd", "")  # bytes that spell no character
                 spent = min(end + 1, len(tokens))
                 results[i] = Generation(text, len(encoded[i]), spent)
         return [r for r in results if r is not None]
