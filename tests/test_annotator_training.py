@@ -113,11 +113,11 @@ def test_training_learns_a_planted_rule_and_writes_the_same_bytes_twice(tmp_path
     topics, texts, labels = _planted(700, 0)
     split = np.array(["train"] * 500 + ["validation"] * 100 + ["test"] * 100)
     annotated = Annotated(topics, texts, labels, np.arange(700) // 4, split)
-    more_topics, more_texts, _ = _planted(1500, 1)
-    nothing = np.full(1500, -1)
+    more_topics, more_texts, _ = _planted(6000, 1)
+    nothing = np.full(6000, -1)
     unlabelled = Unlabelled(more_topics, more_texts, nothing, nothing)
     settings = Settings(
-        bits=12, width=12, pretrain=1500, rare=3, distil=1500, distil_fold=1000, folds=2, epochs=8
+        bits=12, width=12, pretrain=6000, rare=3, distil=6000, distil_fold=6000, folds=3, epochs=24
     )
     paths = [
         save(train_language("en", annotated, unlabelled, settings), "en", tmp_path / str(i))

@@ -169,7 +169,11 @@ def test_a_killed_training_resumes_to_the_same_weights(tmp_path):
     assert again.wait(240) == 0, again.stderr.read()
     one = load_file(tmp_path / "quiet/model/model.safetensors")
     two = load_file(tmp_path / "killed/model/model.safetensors")
-    assert all((one[name] == two[name]).all() for name in one)
+    # Equal up to what another memory layout does to bfloat16 sums; a step that is lost, repeated or
+    # taken without the optimiser's state moves weights by about the learning rate, 2.5e-3.
+    for name in one:
+        drift = np.abs(one[name].astype(np.float64) - two[name].astype(np.float64)).mean()
+        assert drift < 1e-4, name
     steps = [
         json.loads(line)["step"]
         for line in (tmp_path / "killed/validation.jsonl").read_text().splitlines()
