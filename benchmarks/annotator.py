@@ -241,14 +241,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         "the data card), so this is agreement with that model, not truth. Brackets: 95% paired "
         f"bootstrap over events ({_RESAMPLES} resamples); \\* marks an interval that excludes 0. "
         "The baseline is the data card's (hashed character 1–4-grams of the reaction, balanced "
-        "logistic regression), trained here on the same train split. Always answering the majority "
-        "class has κ = 0. The consistency is the data card's Krippendorff α between passes.",
+        "logistic regression), trained here on the same splits, train and validation. "
+        "Always answering the majority class has κ = 0. The consistency is the data card's Krippendorff α between passes.",
         "",
     ]
     for language in ("zh", "en"):
         if language not in every or language not in annotator.languages:
             continue
-        train, test = every[language].of("train"), every[language].of("test")
+        train, test = every[language].of("train", "validation"), every[language].of("test")
         names = [language] * len(test.texts)
         p = annotator.probabilities(test.topics, test.texts, names)
         ours = annotator.decide(p, names)
