@@ -242,7 +242,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"bootstrap over events ({_RESAMPLES} resamples); \\* marks an interval that excludes 0. "
         "The baseline is the data card's (hashed character 1–4-grams of the reaction, balanced "
         "logistic regression), trained here on the same splits, train and validation. "
-        "Always answering the majority class has κ = 0. The consistency is the data card's Krippendorff α between passes.",
+        "Always answering the majority class has κ = 0. The consistency is the data card's "
+        "Krippendorff α between passes.",
         "",
     ]
     for language in ("zh", "en"):
