@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
 
 from agents.prompts import END
 from mfenv.events.synthetic.generator import SyntheticSociety
@@ -167,13 +166,8 @@ def test_a_killed_training_resumes_to_the_same_weights(tmp_path):
     killed.wait()
     again = start(tmp_path / "killed")
     assert again.wait(240) == 0, again.stderr.read()
-    one = load_file(tmp_path / "quiet/model/model.safetensors")
-    two = load_file(tmp_path / "killed/model/model.safetensors")
-    # Equal up to what another memory layout does to bfloat16 sums; a step that is lost, repeated or
-    # taken without the optimiser's state moves weights by about the learning rate, 2.5e-3.
-    for name in one:
-        drift = np.abs(one[name].astype(np.float64) - two[name].astype(np.float64)).mean()
-        assert drift < 1e-4, name
+    for name in ("model/model.safetensors", "model/tokenizer.json", "tokenizer/tokenizer.json"):
+        assert (tmp_path / "quiet" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
     steps = [
         json.loads(line)["step"]
         for line in (tmp_path / "killed/validation.jsonl").read_text().splitlines()

@@ -54,6 +54,8 @@ def train_tokenizer(
     )
     sample = (t for texts in events for t in texts[:_LEARNED_FROM])
     draft.train_from_iterator(sample, trainer=trainer)
+    draft = _reproducible(draft, events)
+    draft.pre_tokenizer = split
     used: Counter[str] = Counter()  # events in which a piece or word occurs
     words: Counter[str] = Counter()  # occurrences
     for texts in events:
@@ -61,7 +63,7 @@ def train_tokenizer(
         here = Counter(w for t in texts for w in _WORD.findall(t.replace(" ", "▁")))
         words.update(here)
         used.update(w for w in here if len(w) > 1)
-    scores = dict(json.loads(draft.to_str())["model"]["vocab"])
+    scores = _scores(draft)
     # The trainer takes its candidates from parts that different words share, so it misses whole
     # words of a small vocabulary: they are added with their own frequency.
     total = sum(words.values())
@@ -95,3 +97,23 @@ def train_tokenizer(
         padding_side="left",
         clean_up_tokenization_spaces=False,
     )
+
+
+def _scores(tokenizer: Tokenizer) -> dict[str, float]:
+    return dict(json.loads(tokenizer.to_str())["model"]["vocab"])
+
+
+def _reproducible(draft: Tokenizer, events: Sequence[Sequence[str]]) -> Tokenizer:
+    """The same pieces with scores that do not depend on the trainer's hash order.
+
+    The trainer sums in the random order of its hash maps (the last digits differ from run to run)
+    and gives the characters that it did not learn falling scores in that order. Scores are
+    rounded, and those of characters handed out again by frequency.
+    """
+    scores = {p: round(s, 4) for p, s in _scores(draft).items()}
+    seen = Counter(c for texts in events for t in texts for c in t.replace(" ", "▁"))
+    single = sorted((p for p in scores if len(p) == 1), key=lambda c: (-seen[c], c))
+    falling = sorted((scores[c] for c in single), reverse=True)
+    scores.update(zip(single, falling, strict=True))
+    order = sorted(scores, key=lambda p: (p != _UNKNOWN, -scores[p], p))
+    return Tokenizer(models.Unigram([(p, scores[p]) for p in order], unk_id=0))
