@@ -17,18 +17,13 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    GenerationConfig,
-    LogitsProcessorList,
     PreTrainedTokenizerFast,
-    RepetitionPenaltyLogitsProcessor,
-    SuppressTokensLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
 )
 from transformers.utils import cached_file
 
 from agents.backbones.base import Generation, Score
+from agents.backbones.decoding import batches, decode, pad_left, read, shares_prefixes
+from agents.backbones.prefixes import PrefixGroup, shared_prefixes
 from agents.backbones.sampling import KeyedSampling, Sampling
 from agents.prompts import ChatPrompts, PromptFormat, TaggedPrompts
 from mfenv.errors import MfenvError, ModelError
@@ -36,7 +31,8 @@ from mfenv.noise import NoiseKey
 
 __all__ = ["HuggingFaceBackbone", "from_spec"]
 
-_BATCH_TOKENS = 24_576  # prompt tokens in one forward pass, padding included
+_BATCH_TOKENS = 98_304  # tokens whose keys and values are held at once, padding included
+_BATCH_ROWS = 256  # rows of a batch
 _BATCH_LOGITS = 2**28  # logits in one scoring pass: 1 GiB of float32
 _FORMATS: dict[str, type[TaggedPrompts] | type[ChatPrompts]] = {
     "tagged": TaggedPrompts,
@@ -55,8 +51,13 @@ class HuggingFaceBackbone:
         name: str,
         revision: str = "unknown",
         prompts: PromptFormat | None = None,
+        reuse_prefixes: bool = True,
     ) -> None:
-        """Wrap a loaded model. Without ``prompts`` the natural-language format is used."""
+        """Wrap a loaded model. Without ``prompts`` the natural-language format is used.
+
+        ``reuse_prefixes=False`` reads every prompt whole: the plain path to compare with.
+        """
+        self.reuse_prefixes = reuse_prefixes
         self.name = name
         self.prompts: PromptFormat = prompts or ChatPrompts()
         self.model = model.eval()
@@ -64,6 +65,7 @@ class HuggingFaceBackbone:
         self._revision = revision
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
+        self._pad = int(tokenizer.pad_token_id)
         configured = getattr(model, "generation_config", None)
         ends = getattr(configured, "eos_token_id", None) or tokenizer.eos_token_id
         self._ends: list[int] = [ends] if isinstance(ends, int) else list(ends or [])
@@ -146,44 +148,18 @@ class HuggingFaceBackbone:
         encoded = [self._prompt_ids(p) for p in prompts]
         vocabulary = self.tokenizer.get_vocab() if never else {}
         suppressed = [vocabulary[t] for t in never if t in vocabulary]
+        draw = KeyedSampling(sampling, keys, suppressed)
         results: list[Generation | None] = [None] * len(prompts)
-        for rows in _batches([len(e) for e in encoded], _BATCH_TOKENS):
-            ids, mask = self._pad([encoded[i] for i in rows], left=True)
-            processors = LogitsProcessorList()
-            if suppressed:
-                processors.append(
-                    SuppressTokensLogitsProcessor(suppressed, device=str(self.model.device))
-                )
-            if sampling.repetition_penalty != 1.0:
-                processors.append(
-                    RepetitionPenaltyLogitsProcessor(
-                        sampling.repetition_penalty, prompt_ignore_length=ids.shape[1]
-                    )
-                )
-            if sampling.temperature != 1.0:
-                processors.append(TemperatureLogitsWarper(sampling.temperature))
-            if sampling.top_k:
-                processors.append(TopKLogitsWarper(sampling.top_k))
-            if sampling.top_p < 1.0:
-                processors.append(TopPLogitsWarper(sampling.top_p))
-            processors.append(KeyedSampling([keys[i] for i in rows], ids.shape[1]))
-            output = self.model.generate(
-                input_ids=ids,
-                attention_mask=mask,
-                logits_processor=processors,
-                generation_config=GenerationConfig(
-                    do_sample=False,
-                    max_new_tokens=sampling.max_new_tokens,
-                    eos_token_id=self._ends,
-                    pad_token_id=self.tokenizer.pad_token_id,
-                ),
-            )[:, ids.shape[1] :].tolist()
-            for i, tokens in zip(rows, output, strict=True):
-                end = next((k for k, t in enumerate(tokens) if t in self._ends), len(tokens))
-                text = self.tokenizer.decode(tokens[:end], skip_special_tokens=True)
+        for groups in self._batches(encoded, encoded, sampling.max_new_tokens, _BATCH_ROWS):
+            reading = read(self.model, encoded, groups, self._pad, room=sampling.max_new_tokens)
+            written = decode(
+                self.model, reading, draw, ends=self._ends, limit=sampling.max_new_tokens
+            )
+            for i, tokens in zip(reading.rows, written, strict=True):
+                kept = tokens[:-1] if tokens[-1] in self._ends else tokens
+                text = self.tokenizer.decode(kept, skip_special_tokens=True)
                 text = text.replace("\ufffd", "")  # bytes that spell no character
-                spent = min(end + 1, len(tokens))
-                results[i] = Generation(text, len(encoded[i]), spent)
+                results[i] = Generation(text, len(encoded[i]), len(tokens))
         return [r for r in results if r is not None]
 
     @torch.inference_mode()
@@ -193,20 +169,20 @@ class HuggingFaceBackbone:
         after = [[*self._ids(c), self._ends[0]] for c in completions]
         whole = [a + b for a, b in zip(before, after, strict=True)]
         results: list[Score | None] = [None] * len(whole)
-        budget = min(_BATCH_TOKENS, _BATCH_LOGITS // int(self.model.config.vocab_size))
-        for rows in _batches([len(w) for w in whole], budget):
-            ids, mask = self._pad([whole[i] for i in rows], left=False)
-            length = torch.tensor([len(whole[i]) for i in rows])
-            start = torch.tensor([len(before[i]) for i in rows])
-            place = torch.arange(1, ids.shape[1])
-            scored = (place >= start[:, None]) & (place < length[:, None])  # (B, L-1)
-            output = self.model(input_ids=ids, attention_mask=mask, use_cache=False)
-            logits = output.logits[:, :-1][scored.to(ids.device)].float()
-            target = ids[:, 1:][scored.to(ids.device)]
-            gathered = logits.log_softmax(-1).gather(1, target[:, None])[:, 0].double().cpu()
-            row = scored.nonzero()[:, 0]
-            sums = torch.zeros(len(rows), dtype=torch.double).index_add_(0, row, gathered)
-            for k, i in enumerate(rows):
+        longest = max(map(len, after), default=1)
+        rows = max(1, _BATCH_LOGITS // (longest * int(self.model.config.vocab_size)))
+        for groups in self._batches(before, whole, 0, min(rows, _BATCH_ROWS)):
+            of = [i for g in groups for i in g.rows]
+            keep = max(len(after[i]) for i in of) + 1
+            reading = read(self.model, whole, groups, self._pad, keep=keep)
+            target, scored = pad_left([after[i] for i in of], self._pad, self.model.device)
+            chosen = scored.bool()
+            logits = reading.logits[:, :-1][chosen].float()
+            gathered = logits.log_softmax(-1).gather(1, target[chosen][:, None])[:, 0]
+            row = chosen.nonzero()[:, 0].cpu()
+            sums = torch.zeros(len(of), dtype=torch.double)
+            sums.index_add_(0, row, gathered.double().cpu())
+            for k, i in enumerate(of):
                 results[i] = Score(float(sums[k]), len(after[i]))
         if any(r is None or math.isnan(r.log_probability) for r in results):
             raise ModelError(f"backbone {self.name!r} gave a log-probability that is no number")
@@ -229,26 +205,16 @@ class HuggingFaceBackbone:
             )
         )
 
-    def _pad(self, rows: list[list[int]], *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        length = max(map(len, rows))
-        ids = torch.full((len(rows), length), int(self.tokenizer.pad_token_id))
-        mask = torch.zeros(len(rows), length, dtype=torch.long)
-        for k, row in enumerate(rows):
-            place = slice(length - len(row), length) if left else slice(0, len(row))
-            ids[k, place] = torch.tensor(row)
-            mask[k, place] = 1
-        device = self.model.device
-        return ids.to(device), mask.to(device)
-
-
-def _batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Split rows into batches of similar length that fit memory; a pure function of the lengths."""
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    start = 0
-    while start < len(order):
-        size = max(1, budget // max(1, lengths[order[start]]))
-        yield order[start : start + size]
-        start += size
+    def _batches(
+        self, prompts: list[list[int]], whole: list[list[int]], new: int, rows: int
+    ) -> Iterator[list[PrefixGroup]]:
+        """Rows ``whole`` in batches that fit memory, grouped by what their prompts share."""
+        lengths = [len(w) for w in whole]
+        if self.reuse_prefixes and shares_prefixes(self.model, max(lengths, default=0) + new):
+            groups = shared_prefixes(prompts)
+        else:
+            groups = [PrefixGroup((i,), 0) for i in range(len(prompts))]
+        return batches(groups, lengths, new, tokens=_BATCH_TOKENS, rows=rows)
 
 
 def _revision(where: str, model: Any) -> str:

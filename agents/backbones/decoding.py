@@ -1,0 +1,229 @@
+"""Reading prompts and writing tokens with a ``transformers`` model, a batch at a time.
+
+A prefix that rows share is read once and its keys and values are handed to every row; rows that
+have finished leave the batch. Pads stand to the left of the prefix and to the left of the rest, and
+positions count real tokens only, so that what a row computes does not depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import Cache, DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from agents.backbones.prefixes import PrefixGroup
+
+__all__ = ["Draw", "Reading", "batches", "decode", "pad_left", "read", "shares_prefixes"]
+
+Draw = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Logits ``(b, V)``, row numbers ``(b,)``, what they wrote so far ``(b, t)`` → tokens ``(b,)``."""
+
+_LEAVE = 0.9  # finished rows leave when the active ones are no more than this part of the batch
+
+
+class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
+    """A cache layer with room for tokens to come, so that a new token copies nothing but itself."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self._room = room
+        self._buffers: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append states ``(B, heads, new, width)``; returns all of them."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
+        held, new = self.keys.shape[-2], key_states.shape[-2]
+        if self._buffers is None or held + new > self._buffers[0].shape[-2]:
+            self._hold(self.keys, self.values, held + new + self._room)
+        assert self._buffers is not None
+        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[:, :, held : held + new] = states
+        self.keys, self.values = (b[:, :, : held + new] for b in self._buffers)
+        return self.keys, self.values
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """Keep the rows ``beam_idx``, each as often as it stands there."""
+        size = self.keys.shape[-2] if self._buffers is None else self._buffers[0].shape[-2]
+        self._hold(self.keys.index_select(0, beam_idx), self.values.index_select(0, beam_idx), size)
+
+    def _hold(self, keys: torch.Tensor, values: torch.Tensor, size: int) -> None:
+        held = keys.shape[-2]
+        buffers = []
+        for states in (keys, values):
+            buffer = states.new_empty(*states.shape[:-2], size, states.shape[-1])
+            buffer[:, :, :held] = states
+            buffers.append(buffer)
+        self._buffers = (buffers[0], buffers[1])
+        self.keys, self.values = (b[:, :, :held] for b in self._buffers)
+
+
+def _cache(model: Any, room: int) -> Cache:
+    """An empty cache of the model's kinds of layers; attention layers get room for new tokens."""
+    cache = DynamicCache(config=model.config)
+    cache.layers = [_RoomyLayer(room) if type(x) is DynamicLayer else x for x in cache.layers]
+    return cache
+
+
+@dataclass(slots=True)
+class Reading:
+    """A batch that has been read."""
+
+    logits: torch.Tensor  # (B, K, V) at the last K places
+    cache: Cache
+    mask: torch.Tensor  # (B, L) of real tokens
+    rows: list[int]  # which prompt each row is
+
+
+def shares_prefixes(model: Any, longest: int) -> bool:
+    """Whether prefixes can be read once: attention alone, and no window that ``longest`` exceeds.
+
+    A recurrent layer would carry the pads between prefix and rest in its state, and a window would
+    count them.
+    """
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ("full_attention",))
+    window: int | None = getattr(config, "sliding_window", None)
+    if kinds <= {"full_attention"}:
+        return True
+    if window is None or longest >= window:
+        return False
+    return kinds <= {"full_attention", "sliding_attention"}
+
+
+def batches(
+    groups: Sequence[PrefixGroup], lengths: Sequence[int], new: int, *, tokens: int, rows: int
+) -> Iterator[list[PrefixGroup]]:
+    """Put groups of similar length together, as far as ``tokens`` and ``rows`` allow.
+
+    ``lengths`` are the tokens of each row, ``new`` those to come. A group that is too large for a
+    batch is cut. A pure function of its arguments.
+    """
+    batch: list[PrefixGroup] = []
+    count = prefix = rest = 0
+    order = sorted(groups, key=lambda g: (-g.length, -max(lengths[i] for i in g.rows), g.rows))
+    for group in order:
+        left = sorted(group.rows, key=lambda i: (-lengths[i], i))
+        while left:
+            longest = max(rest, lengths[left[0]] - group.length)
+            width = max(prefix, group.length) + longest + new
+            room = min(rows, tokens // width) - count
+            # One padded width for groups of very different prefixes would waste more than a call.
+            odd = count and group.length < 0.5 * prefix
+            if count and (room < 1 or odd):
+                yield batch
+                batch, count, prefix, rest = [], 0, 0, 0
+                continue
+            taken, left = left[: max(1, room)], left[max(1, room) :]
+            batch.append(PrefixGroup(tuple(taken), group.length))
+            count, prefix, rest = count + len(taken), max(prefix, group.length), longest
+    if batch:
+        yield batch
+
+
+@torch.inference_mode()
+def read(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    groups: Sequence[PrefixGroup],
+    pad: int,
+    *,
+    keep: int = 1,
+    room: int = 0,
+) -> Reading:
+    """Read the prompts (token ids) of some groups; logits of the last ``keep`` places of each.
+
+    ``room`` is how many tokens will be written behind each.
+    """
+    device = model.device
+    rows = [i for g in groups for i in g.rows]
+    prefixes = [prompts[g.rows[0]][: g.length] for g in groups]
+    rests = [prompts[i][g.length :] for g in groups for i in g.rows]
+    cache = _cache(model, room)
+    ids, mask = pad_left(rests, pad, device)
+    if any(prefixes):
+        prefix_ids, prefix_mask = pad_left(prefixes, pad, device)
+        model(
+            input_ids=prefix_ids,
+            attention_mask=prefix_mask,
+            position_ids=_positions(prefix_mask),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        sizes = torch.tensor([len(g.rows) for g in groups], device=device)
+        index = torch.arange(len(groups), device=device).repeat_interleave(sizes)
+        cache.reorder_cache(index)
+        mask = torch.cat([prefix_mask[index], mask], dim=1)
+    logits = model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=_positions(mask)[:, -ids.shape[1] :],
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=keep,
+    ).logits
+    return Reading(logits, cache, mask, rows)
+
+
+@torch.inference_mode()
+def decode(
+    model: Any, reading: Reading, draw: Draw, *, ends: Sequence[int], limit: int
+) -> list[list[int]]:
+    """Write up to ``limit`` tokens behind each row, its end included; in the order of its rows."""
+    cache, mask = reading.cache, reading.mask
+    device = mask.device
+    rows = torch.tensor(reading.rows, device=device)
+    active = torch.arange(len(rows), device=device)  # place in the batch of each row still held
+    alive = torch.ones(len(rows), dtype=torch.bool, device=device)
+    written = torch.full((len(rows), limit), ends[0], device=device)
+    length = torch.full((len(rows),), limit, device=device)
+    stops = torch.tensor(list(ends), device=device)
+    logits = reading.logits[:, -1]
+    for t in range(limit):
+        tokens = draw(logits, rows[active], written[active, :t])
+        written[active, t] = torch.where(alive, tokens, stops[0])
+        ended = alive & torch.isin(tokens, stops)
+        length[active[ended]] = t + 1
+        alive &= ~ended
+        left = int(alive.sum())
+        if not left or t + 1 == limit:
+            break
+        if left <= _LEAVE * len(alive):
+            stay = alive.nonzero()[:, 0]
+            cache.reorder_cache(stay)
+            active, mask, tokens, alive = active[stay], mask[stay], tokens[stay], alive[stay]
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        logits = model(
+            input_ids=tokens[:, None],
+            attention_mask=mask,
+            position_ids=mask.sum(dim=1, keepdim=True) - 1,
+            past_key_values=cache,
+            use_cache=True,
+        ).logits[:, -1]
+    return [w[:n] for w, n in zip(written.tolist(), length.tolist(), strict=True)]
+
+
+def pad_left(
+    rows: Sequence[Sequence[int]], pad: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pad on the left: ids and mask ``(B, L)``."""
+    length = max(map(len, rows))
+    ids = torch.full((len(rows), length), pad)
+    mask = torch.zeros(len(rows), length, dtype=torch.long)
+    for k, row in enumerate(rows):
+        if row:
+            ids[k, length - len(row) :] = torch.tensor(row)
+            mask[k, length - len(row) :] = 1
+    return ids.to(device), mask.to(device)
+
+
+def _positions(mask: torch.Tensor) -> torch.Tensor:
+    return (mask.cumsum(dim=1) - 1).clamp(min=0)
