@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from agents.backbones.base import Backbone
 from agents.backbones.sampling import Sampling
@@ -15,12 +16,12 @@ SUMMARISER = -1  # the agent of a summary's noise key
 DEFAULT = Sampling(temperature=0.1, max_new_tokens=200)
 
 
+@dataclass(frozen=True)
 class BackboneMeanField:
     """Rewrites all mean fields in one backbone call; also writes them from the topic alone."""
 
-    def __init__(self, backbone: Backbone, sampling: Sampling | None = None) -> None:
-        self.backbone = backbone
-        self.sampling = sampling or DEFAULT
+    backbone: Backbone
+    sampling: Sampling = DEFAULT
 
     def summarise(self, requests: Sequence[SummaryRequest]) -> list[SummaryResult]:
         """Return m_{t+1} in the order of the requests."""

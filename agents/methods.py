@@ -65,4 +65,4 @@ def _policy(backbone: Backbone, sampling: Sampling | None) -> PolicyModel:
     # Imported here: it needs the extra "llm", the light models above do not.
     from agents.policy import BackbonePolicy
 
-    return BackbonePolicy(backbone, sampling)
+    return BackbonePolicy(backbone) if sampling is None else BackbonePolicy(backbone, sampling)

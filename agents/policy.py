@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from agents.backbones.base import Backbone, Score
 from agents.backbones.sampling import Sampling
@@ -12,12 +13,16 @@ from mfenv.dynamics.models import ActionRequest, ActionResult
 __all__ = ["BackbonePolicy"]
 
 
+@dataclass(frozen=True)
 class BackbonePolicy:
-    """Writes one action for each request, all in one backbone call."""
+    """Writes one action for each request, all in one backbone call.
 
-    def __init__(self, backbone: Backbone, sampling: Sampling | None = None) -> None:
-        self.backbone = backbone
-        self.sampling = sampling or Sampling()
+    Policies of one backbone and equal sampling are equal, so that processes of different methods
+    share that call.
+    """
+
+    backbone: Backbone
+    sampling: Sampling = Sampling()
 
     def act(self, requests: Sequence[ActionRequest]) -> list[ActionResult]:
         """Return actions in the order of the requests."""

@@ -1,16 +1,14 @@
 """The mean-field process: language models act, and their summary is what the next agents read.
 
-One engine for any number of worlds. A step has three phases (act, label, summarise); each process
-only says what it asks of its models in a phase and takes the answers, and :func:`advance` hands
-the requests of all processes that share a model to that model in one call. A step commits when
-its last phase is done, so a call that fails leaves every process where it was.
+A step has three phases (act, label, summarise), in which :mod:`mfenv.dynamics.engine` asks the
+models. It commits when the last phase is done, so a call that fails leaves every process where it
+was.
 """
 
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self, TypeVar
 
@@ -18,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mfenv.distributions import UNIFORM, shares
+from mfenv.dynamics.engine import label_rows, play
 from mfenv.dynamics.models import (
     ActionRequest,
     ActionResult,
@@ -39,10 +38,10 @@ from mfenv.dynamics.reach import (
     reach_weights,
 )
 from mfenv.dynamics.records import StepRecord
-from mfenv.errors import MfenvError, ModelError
+from mfenv.errors import MfenvError
 from mfenv.events.event import Event
 from mfenv.interventions import KINDS, NONE, Intervention, Kind, next_activity
-from mfenv.labels import DIMENSIONS, N_DIMENSIONS, Labels, decode_code, encode_code
+from mfenv.labels import N_DIMENSIONS, Labels, decode_code, encode_code
 from mfenv.noise import NoiseKey
 from mfenv.states import state_text
 
@@ -336,6 +335,8 @@ class _Step:
         start, stop, warmup = process._plan[before.step]
         _check_intervention(intervention, warmup)
         self.process, self.event, self.before = process, event, before
+        self.policy, self.annotator = process.policy, process.annotator
+        self.mean_field_model = process.mean_field_model
         self.intervention, self.warmup = intervention, warmup
         self.index, self.seed = before.step, process.seed
         self.agents = np.arange(start, stop)
@@ -471,6 +472,10 @@ class _Step:
 
     # Phase 3: summarise.
 
+    def summary_requests(self) -> list[SummaryRequest]:
+        """One request, or none where nothing reached the mean field."""
+        return [] if self.summary is None else [self.summary]
+
     def take_summary(self, result: SummaryResult) -> None:
         """Take the mean-field model's answer to :attr:`summary`."""
         self.mean_field, self.summary_prompt = result.text, result.prompt
@@ -507,7 +512,7 @@ class _Step:
         )
 
 
-# -- the engine ----------------------------------------------------------------------------
+# -- moving many --------------------------------------------------------------------------
 
 
 def advance(
@@ -533,32 +538,7 @@ def advance(
     if len({id(p) for p in processes}) != len(processes):
         raise ValueError("a process is given twice; fork() it to step it twice")
     steps = [_Step(p, u, a) for p, u, a in zip(processes, interventions, actions, strict=True)]
-    clock = _Clock(timings)
-    acted = _ask(
-        [p.policy for p in processes],
-        [s.action_requests() for s in steps],
-        lambda model, requests: _checked_actions(model, model.act(requests)),
-    )
-    for s, results in zip(steps, acted, strict=True):
-        s.take_actions(results)
-    clock.lap("act")
-    labelled = _ask(
-        [p.annotator for p in processes],
-        [s.label_requests() for s in steps],
-        _label,
-    )
-    for s, labels in zip(steps, labelled, strict=True):
-        s.take_labels(np.array(labels, dtype=np.int8).reshape(-1, N_DIMENSIONS))
-    clock.lap("label")
-    summarised = _ask(
-        [p.mean_field_model for p in processes],
-        [[] if s.summary is None else [s.summary] for s in steps],
-        lambda model, requests: _checked_summaries(model, model.summarise(requests)),
-    )
-    for s, summaries in zip(steps, summarised, strict=True):
-        for summary in summaries:
-            s.take_summary(summary)
-    clock.lap("summarise")
+    play(steps, timings)
     return [s.commit() for s in steps]
 
 
@@ -610,7 +590,7 @@ def real_rollout(
         labels = np.asarray(event.labels[1 : total + 1], dtype=np.int8)
     else:
         rows = [(event.topic, text, event.language) for text in texts]
-        labels = np.array(_label(annotator, rows), dtype=np.int8).reshape(-1, N_DIMENSIONS)
+        labels = np.array(label_rows(annotator, rows), dtype=np.int8).reshape(-1, N_DIMENSIONS)
     records, perceived = [], INITIAL
     for t, (start, stop, warmup) in enumerate(plan):
         n, batch = stop - start, _read_only(labels[start:stop])
@@ -632,85 +612,6 @@ def real_rollout(
             )
         )
     return records
-
-
-def _ask(
-    models: Sequence[Any],
-    requests: Sequence[Sequence[_Q]],
-    call: Callable[[Any, list[_Q]], list[_A]],
-) -> list[list[_A]]:
-    """Hand the requests of all processes to their models, one call for each distinct model."""
-    groups: dict[int, list[int]] = {}
-    for i, (model, rows) in enumerate(zip(models, requests, strict=True)):
-        if rows:
-            groups.setdefault(id(model), []).append(i)
-    answers: list[list[_A]] = [[] for _ in models]
-    for members in groups.values():
-        model = models[members[0]]
-        flat = [row for i in members for row in requests[i]]
-        try:
-            result = call(model, flat)
-        except MfenvError:
-            raise
-        except Exception as error:
-            raise ModelError(
-                f"{type(model).__name__} failed: {type(error).__name__}: {error}"
-            ) from error
-        if len(result) != len(flat):
-            raise ModelError(
-                f"{type(model).__name__} gave {len(result)} answers to {len(flat)} requests"
-            )
-        position = 0
-        for i in members:
-            answers[i] = list(result[position : position + len(requests[i])])
-            position += len(requests[i])
-    return answers
-
-
-def _label(annotator: Annotator, rows: Sequence[tuple[str, str, str]]) -> list[Labels]:
-    """Annotate rows of topic, text and language, each distinct row once."""
-    if not rows:
-        return []
-    distinct = list(dict.fromkeys(rows))
-    topics, texts, languages = zip(*distinct, strict=True)
-    labels = np.asarray(annotator.label(list(topics), list(texts), list(languages)))
-    sizes = np.array([len(d.labels) for d in DIMENSIONS])
-    if labels.shape != (len(distinct), N_DIMENSIONS):
-        raise ModelError(
-            f"annotator {annotator.name!r} gave labels of shape {labels.shape}, "
-            f"expected {(len(distinct), N_DIMENSIONS)}"
-        )
-    if not ((labels >= 0) & (labels < sizes)).all():
-        raise ModelError(f"annotator {annotator.name!r} gave a label outside its dimension")
-    index = {row: i for i, row in enumerate(distinct)}
-    return [labels[index[row]] for row in rows]
-
-
-def _checked_actions(model: Any, results: Sequence[ActionResult]) -> list[ActionResult]:
-    for result in results:
-        if not isinstance(result.text, str):
-            raise ModelError(f"{type(model).__name__} gave an action that is no text")
-    return list(results)
-
-
-def _checked_summaries(model: Any, results: Sequence[SummaryResult]) -> list[SummaryResult]:
-    for result in results:
-        if not isinstance(result.text, str):
-            raise ModelError(f"{type(model).__name__} gave a mean field that is no text")
-    return list(results)
-
-
-class _Clock:
-    """Adds the seconds since the last lap to a named phase."""
-
-    def __init__(self, timings: dict[str, float] | None) -> None:
-        self.timings, self.last = timings, time.perf_counter()
-
-    def lap(self, phase: str) -> None:
-        now = time.perf_counter()
-        if self.timings is not None:
-            self.timings[phase] = self.timings.get(phase, 0.0) + now - self.last
-        self.last = now
 
 
 # -- small things --------------------------------------------------------------------------
