@@ -416,25 +416,17 @@ class Pair:
 
 
 def build_methods(names: Sequence[str], backbone: str, sampling: str) -> dict[str, Pair]:
-    """The methods by name on one backbone, with sampling parameters by name.
-
-    Equal policy models are made one object, so that the methods share a call a phase.
-    """
+    """The methods by name on one backbone, with sampling parameters by name."""
     chosen = None
     if sampling != SAMPLINGS[0]:  # a backbone's own sampling is ancestral
         from agents.backbones.sampling import preset
 
         chosen = preset(sampling).policy
     made = build_backbone(backbone)
-    kept: list[PolicyModel] = []
     result = {}
     for name in names:
         pair: ModelPair = plugins.load("mfenv.methods", name)(made, chosen)
-        policy = pair.policy
-        same = [p for p in kept if type(p) is type(policy) and vars(p) == vars(policy)]
-        if not same:
-            kept.append(policy)
-        result[name] = Pair(same[0] if same else policy, pair.mean_field)
+        result[name] = Pair(pair.policy, pair.mean_field)
     return result
 
 
