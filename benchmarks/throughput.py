@@ -1,149 +1,347 @@
-"""Decisions a second: ``python -m benchmarks.throughput --backbone NAME``.
+"""How fast the engine is: ``mfenv bench throughput``.
 
-Worlds run in lockstep, so more of them in flight make larger batches; the society tier stands
-beside the language models.
+On one backbone, with the same prompts and noise: (a) a reference loop, written the way released
+research code works (:mod:`benchmarks.reference_loop`); (b) the engine with several numbers of
+worlds in flight; (c) the floor: bare batched generation on ready-made token batches, prefixes
+reused as the engine does. All are timed in turn, several rounds, since machines are shared; rates
+are medians over rounds, ratios medians of the rounds' own ratios.
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
+import resource
 import sys
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 from benchmarks.fidelity import machine
-from benchmarks.simulate import build_methods
 from mfenv.cli import Command, integer, script
 from mfenv.dynamics.assemble import AUTO, build_annotator, build_backbone, check_names
 from mfenv.dynamics.process import MeanFieldProcess, ProcessSettings, advance, warm_up
-from mfenv.dynamics.society import initial_state, society_step, worlds_of
+from mfenv.errors import MfenvError
+from mfenv.events.event import Event
+from mfenv.events.load import load_events
 from mfenv.events.synthetic.generator import SyntheticSociety
-from mfenv.interventions import N_ACTIONS
 
-__all__ = ["HELP", "add_arguments", "language_model", "run", "society"]
+__all__ = ["HELP", "add_arguments", "run"]
 
-HELP = "measure decisions a second"
+HELP = "measure decisions a second beside a plain loop and bare generation"
 
 _SOCIETY = 9  # of no shipped model's training
+_BESIDE = 16  # worlds of the reference, the floor and the scoring
+_METHOD = "mf"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add = parser.add_argument
-    add("--backbone", default="embedded-en", metavar="NAME", help="(%(default)s)")
-    add("--method", default="mf", metavar="NAME", help="(%(default)s)")
-    add("--annotator", default=AUTO, metavar="NAME", help="(%(default)s)")
-    add("--worlds", type=_counts, default="1,4,16", metavar="K,…", help="in flight (%(default)s)")
-    add("--steps", type=integer(1), default=4, metavar="T", help="measured (%(default)s)")
-    add("--batch", type=integer(1), default=16, metavar="n", help="(%(default)s)")
-    add("--results", type=Path, default=Path("benchmarks/results"), metavar="DIR")
+    add("--backbone", default="embedded-en", metavar="NAME", help="a local one (%(default)s)")
+    add("--data", type=Path, metavar="FILE", help="events; none: the synthetic society")
+    add(
+        "--worlds", type=_counts, default="1,4,16,64", metavar="K,…", help="in flight (%(default)s)"
+    )
+    add("--beside", type=integer(1), default=_BESIDE, metavar="K", help="worlds of the reference")
+    add("--steps", type=integer(1), default=2, metavar="T", help="measured (%(default)s)")
+    add("--batch", type=integer(1), default=16, metavar="n", help="agents a step (%(default)s)")
+    add("--rounds", type=integer(1), default=3, metavar="R", help="(%(default)s)")
+    add("--out", type=Path, default=Path("benchmarks/results"), metavar="DIR")
+    add("--json", action="store_true", help="print JSON only")
 
 
 def _counts(text: str) -> list[int]:
     return [integer(1)(part) for part in text.split(",")]
 
 
-def language_model(
-    backbone: str, method: str, annotator: str, worlds: int, steps: int, batch: int
-) -> dict[str, Any]:
-    """Time ``steps`` rollout steps of ``worlds`` events in lockstep; one more warms up."""
-    settings = ProcessSettings(batch * (steps + 2), batch, batch)
-    pair = build_methods([method], backbone, "ancestral")[method]
-    events = SyntheticSociety(_SOCIETY).events(worlds, n_posts=settings.agents + 1)
-    judge = build_annotator(annotator, events[0])
+# -- what is timed ---------------------------------------------------------------------------
+
+
+@dataclass
+class _Recorder:
+    """A backbone that hands on every call and keeps what was asked: the floor's batches."""
+
+    inner: Any
+    calls: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def generate(self, *call: Any, **named: Any) -> Any:
+        """Generate, and keep the call."""
+        self.calls.append((*call, *named.values()))
+        return self.inner.generate(*call, **named)
+
+    __hash__ = object.__hash__
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """Processes at the start of the measured steps."""
+
+    processes: list[MeanFieldProcess]
+
+    def again(self, backbone: Any) -> list[MeanFieldProcess]:
+        """Independent copies whose models use ``backbone``."""
+        from agents.methods import mf
+
+        pair = mf(backbone)
+        copies = [p.fork() for p in self.processes]
+        for copy in copies:
+            copy.policy, copy.mean_field_model = pair.policy, pair.mean_field
+        return copies
+
+
+def _prepare(events: Sequence[Event], backbone: Any, settings: ProcessSettings) -> _Ready:
+    """Play the warm-up and one rollout step: from there on every agent reads a mean field."""
+    from agents.methods import mf
+
+    pair, judge = mf(backbone), build_annotator(AUTO, events[0])
     processes = [MeanFieldProcess(pair.policy, pair.mean_field, judge, settings) for _ in events]
     for k, (process, event) in enumerate(zip(processes, events, strict=True)):
         process.begin(event, k)
     warm_up(processes)
     advance(processes)
-    phases: dict[str, float] = {}
-    start = time.perf_counter()
-    records = [r for _ in range(steps) for r in advance(processes, timings=phases)]
-    seconds = time.perf_counter() - start
-    decisions = sum(len(r.agents) for r in records)
-    return {
-        "tier": backbone,
-        "method": method,
-        "worlds": worlds,
-        "decisions": decisions,
-        "seconds": round(seconds, 3),
-        "decisions_per_second": round(decisions / seconds, 1),
-        "completion_tokens_per_second": round(sum(r.completion_tokens for r in records) / seconds),
-        "share_of_time": {k: round(v / seconds, 3) for k, v in phases.items()},
-    }
+    return _Ready(processes)
 
 
-def society(worlds: int, steps: int, batch: int) -> dict[str, Any]:
-    """Time the synthetic society itself under random interventions."""
-    events = SyntheticSociety(_SOCIETY).events(worlds, n_posts=batch * 2 + 1)
-    fixed = worlds_of(events, range(worlds), warmup=batch, batch=batch)
-    state = initial_state(fixed, events)
-    actions = np.random.default_rng(0).integers(N_ACTIONS, size=(steps + 1, worlds))
-    state, _ = society_step(fixed, state, actions[0])
+def _lockstep(processes: Sequence[MeanFieldProcess], steps: int) -> list[Any]:
+    return [r for _ in range(steps) for r in advance(processes)]
+
+
+def _one_after_another(processes: Sequence[MeanFieldProcess], steps: int) -> list[Any]:
+    return [p.step() for p in processes for _ in range(steps)]
+
+
+def _floor(backbone: Any, calls: Sequence[tuple[Any, ...]]) -> Callable[[], None]:
+    """Generation alone, on token batches that are made beforehand."""
+    from agents.backbones.decoding import decode, read
+    from agents.backbones.sampling import KeyedSampling
+
+    vocabulary, ready = backbone.tokenizer.get_vocab(), []
+    pad, ends = int(backbone.tokenizer.pad_token_id), backbone.ends
+    for prompts, keys, sampling, *never in calls:
+        ids = [backbone.prompt_ids(p) for p in prompts]
+        suppressed = [vocabulary[t] for tokens in never for t in tokens if t in vocabulary]
+        draw = KeyedSampling(sampling, keys, suppressed)
+        limit = sampling.max_new_tokens
+        ready.append((ids, list(backbone.plan(ids, ids, limit)), draw, limit))
+
+    def generate() -> None:
+        for ids, plan, draw, limit in ready:
+            for groups in plan:
+                reading = read(backbone.model, ids, groups, pad, room=limit)
+                decode(backbone.model, reading, draw, ends=ends, limit=limit)
+
+    return generate
+
+
+def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
     start = time.perf_counter()
-    for each in actions[1:]:
-        state, _ = society_step(fixed, state, each)
-    seconds = time.perf_counter() - start
-    decisions = worlds * steps * batch
-    return {
-        "tier": "society",
-        "method": "",
-        "worlds": worlds,
-        "decisions": decisions,
-        "seconds": round(seconds, 3),
-        "decisions_per_second": round(decisions / seconds, 1),
-    }
+    result = work()
+    return time.perf_counter() - start, result
+
+
+# -- the command -----------------------------------------------------------------------------
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure, write the results, print them."""
-    check_names(backbone=args.backbone, method=args.method, annotator=args.annotator)
-    worlds: list[int] = args.worlds
-    rows = [
-        language_model(args.backbone, args.method, args.annotator, k, args.steps, args.batch)
-        for k in worlds
-    ]
-    rows += [society(k, 50, args.batch) for k in worlds]
-    result = {
-        "backbone": build_backbone(args.backbone).describe(),
-        "batch": args.batch,
-        "rows": rows,
-        "machine": machine(),
-        "command": f"python -m benchmarks.throughput --backbone {args.backbone} "
-        f"--method {args.method} --worlds {','.join(map(str, worlds))} --steps {args.steps} "
-        f"--batch {args.batch}",
-    }
+    check_names(backbone=args.backbone, method=_METHOD, annotator=AUTO)
+    result = measure(
+        args.backbone,
+        args.data,
+        worlds=args.worlds,
+        beside=args.beside,
+        steps=args.steps,
+        batch=args.batch,
+        rounds=args.rounds,
+    )
+    source = "" if args.data is None else " --data FILE"
+    result["command"] = (
+        f"mfenv bench throughput --backbone {args.backbone}{source} "
+        f"--worlds {','.join(map(str, args.worlds))} --beside {args.beside} --steps {args.steps} "
+        f"--batch {args.batch} --rounds {args.rounds}"
+    )
     text = _markdown(result)
-    args.results.mkdir(parents=True, exist_ok=True)
+    args.out.mkdir(parents=True, exist_ok=True)
     stem = f"throughput-{args.backbone.replace('/', '-').replace(':', '-')}"
-    (args.results / f"{stem}.json").write_text(json.dumps(result, indent=1) + "\n")
-    (args.results / f"{stem}.md").write_text(text, encoding="utf-8")
-    print(text)
+    (args.out / f"{stem}.json").write_text(json.dumps(result, indent=1) + "\n")
+    (args.out / f"{stem}.md").write_text(text, encoding="utf-8")
+    print(json.dumps(result) if args.json else text)
     return 0
+
+
+def measure(
+    backbone: str,
+    data: Path | None,
+    *,
+    worlds: Sequence[int],
+    beside: int,
+    steps: int,
+    batch: int,
+    rounds: int,
+) -> dict[str, Any]:
+    """Everything that the command prints; keys as in its ``--json``."""
+    from agents.backbones.hugging_face import HuggingFaceBackbone
+    from benchmarks.reference_loop import ReferenceBackbone
+
+    made = build_backbone(backbone)
+    if not isinstance(made, HuggingFaceBackbone):
+        raise MfenvError(
+            f"backbone {backbone!r} is served elsewhere; allowed: a local one, whose plain "
+            "generation can be timed beside the engine"
+        )
+    settings = ProcessSettings(batch * (steps + 2), batch, batch)
+    count = max([*worlds, beside])
+    events = _events(data, count, settings.agents + 1)
+    ready = _prepare(events, made, settings)
+    near = _Ready(ready.processes[:beside])
+    plain = ReferenceBackbone(made.model, made.tokenizer, name="reference", prompts=made.prompts)
+    whole = HuggingFaceBackbone(
+        made.model, made.tokenizer, name="whole", prompts=made.prompts, reuse_prefixes=False
+    )
+
+    recorder = _Recorder(made)
+    recorded = _lockstep(near.again(recorder), steps)
+    floor = _floor(made, recorder.calls)
+    acted = [c for c in recorder.calls if len(c) > 3]  # actions are asked with tokens never to use
+    prompts = [p for c in acted for p in c[0]]
+    texts = [t for r in recorded for t in r.texts]
+    decisions = sum(len(r.texts) for r in recorded)
+
+    rates: dict[str, list[float]] = {}
+    outside, speedup, same = [], [], []
+    for _ in range(rounds):
+        processes = near.again(plain)
+        seconds, records = _timed(lambda p=processes: _one_after_another(p, steps))  # type: ignore[misc]
+        rates.setdefault("reference", []).append(decisions / seconds)
+        by_step = {(r.step, tuple(r.agents), r.texts) for r in records}
+        same.append(np.mean([(r.step, tuple(r.agents), r.texts) in by_step for r in recorded]))
+        for k in worlds:
+            processes = _Ready(ready.processes[:k]).again(made)
+            before = made.usage.model_seconds
+            seconds, records = _timed(lambda p=processes: _lockstep(p, steps))  # type: ignore[misc]
+            rates.setdefault(f"engine_{k}", []).append(sum(len(r.texts) for r in records) / seconds)
+            if k == beside:
+                outside.append(1 - (made.usage.model_seconds - before) / seconds)
+        rates.setdefault("floor", []).append(decisions / _timed(floor)[0])
+        slow = _timed(lambda: whole.score(prompts, texts))[0]
+        speedup.append(slow / _timed(lambda: made.score(prompts, texts))[0])
+    usage, scored = _counted(made, near, steps), _counted_scores(made, prompts, texts)
+    engine = f"engine_{beside}"
+
+    def ratio(a: str, b: str) -> float | None:
+        if a not in rates:
+            return None
+        return float(np.median(np.divide(rates[a], rates[b])))
+
+    return {
+        "decisions_per_second": {k: float(np.median(v)) for k, v in rates.items()},
+        f"ratio_{engine}_to_reference": ratio(engine, "reference"),
+        "share_of_floor": ratio(engine, "floor"),
+        "scoring_speedup": float(np.median(speedup)),
+        "scoring_bound": scored,
+        "outside_model_share": float(np.median(outside)) if outside else None,
+        "prefix_hit_rate": usage[1] / usage[0],
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "texts_equal_to_reference": float(np.mean(same)),
+        "prompt_tokens": usage[0],
+        "completion_tokens": usage[2],
+        "decisions": decisions,
+        "rounds": rounds,
+        "spread": {k: [min(v), max(v)] for k, v in rates.items()},
+        "backbone": made.describe(),
+        "dtype": str(made.model.dtype),
+        "machine": machine(),
+        "reference_source": inspect.getsource(ReferenceBackbone),
+    }
+
+
+def _events(data: Path | None, count: int, posts: int) -> list[Event]:
+    if data is None:
+        return list(SyntheticSociety(_SOCIETY).events(count, n_posts=posts))
+    long = [e for e in load_events(data) if len(e.posts) >= posts]
+    if len(long) < count:
+        raise MfenvError(
+            f"{data}: {len(long)} events have at least {posts} posts, {count} worlds are asked "
+            "for; lower --worlds, --beside or --steps"
+        )
+    return long[:count]
+
+
+def _counted(backbone: Any, ready: _Ready, steps: int) -> tuple[int, int, int]:
+    """Prompt tokens, those that were not read again, and completion tokens of the steps."""
+    usage = backbone.usage
+    before = (usage.prompt_tokens, usage.reused_tokens, usage.completion_tokens)
+    _lockstep(ready.again(backbone), steps)
+    after = (usage.prompt_tokens, usage.reused_tokens, usage.completion_tokens)
+    a, b, c = (y - x for x, y in zip(before, after, strict=True))
+    return a, b, c
+
+
+def _counted_scores(backbone: Any, prompts: Sequence[str], texts: Sequence[str]) -> float:
+    """How much faster scoring could be if time went by the tokens that are read."""
+    usage = backbone.usage
+    before = (usage.prompt_tokens, usage.reused_tokens)
+    backbone.score(prompts, texts)
+    total = usage.prompt_tokens - before[0]
+    return float(total / (total - (usage.reused_tokens - before[1])))
 
 
 def _markdown(result: dict[str, Any]) -> str:
     backbone = ", ".join(f"{k} {v}" for k, v in sorted(result["backbone"].items()))
+    rates = result["decisions_per_second"]
+    ratio = next(v for k, v in result.items() if k.startswith("ratio_"))
     lines = [
         "# Throughput",
         "",
-        f"Decisions a second, {result['batch']} agents a step, all worlds in lockstep, labels and "
-        f"mean fields included. Backbone: {backbone}. Measured on {result['machine']}.",
+        f"Decisions a second (an agent's reaction; labels and mean fields included, method `mf`). "
+        f"Backbone: {backbone}; {result['dtype']}. Medians of {result['rounds']} rounds, all rows "
+        f"timed in turn in each; brackets: slowest and fastest round. Machine: "
+        f"{result['machine']}.",
         "",
-        "| tier | method | worlds | decisions | decisions/s | act / label / summarise |",
-        "|---|---|---|---|---|---|",
+        "| | decisions/s | |",
+        "|---|---|---|",
     ]
-    for row in result["rows"]:
-        shares = " / ".join(f"{100 * v:.0f}%" for v in row.get("share_of_time", {}).values())
-        lines.append(
-            f"| {row['tier']} | {row['method']} | {row['worlds']} | {row['decisions']:,} | "
-            f"{row['decisions_per_second']:,.1f} | {shares} |"
-        )
-    return "\n".join([*lines, "", "```", result["command"], "```", ""])
+    names = {"reference": "reference loop", "floor": "floor: bare generation, prefixes reused"}
+    for name, rate in rates.items():
+        low, high = result["spread"][name]
+        title = names.get(name, f"engine, worlds in flight: {name.rpartition('_')[2]}")
+        lines.append(f"| {title} | {rate:.1f} | [{low:.1f}, {high:.1f}] |")
+
+    def shown(value: float | None, form: str) -> str:
+        return "–" if value is None else format(value, form)
+
+    lines += [
+        "",
+        f"- engine to reference: {shown(ratio, '.2f')} times; share of the floor: "
+        f"{shown(result['share_of_floor'], '.1%')}",
+        f"- wall time outside the model: {shown(result['outside_model_share'], '.1%')}",
+        f"- scoring given reactions with shared prefixes: {result['scoring_speedup']:.2f} times "
+        f"faster; {result['scoring_bound']:.2f} if time went by tokens alone",
+        f"- prompt tokens {result['prompt_tokens']:,}, of which not read again "
+        f"{result['prefix_hit_rate']:.1%}; tokens written {result['completion_tokens']:,}",
+        f"- steps whose texts equal the reference's: {result['texts_equal_to_reference']:.1%}",
+        f"- peak memory: {result['peak_memory_mib']:.0f} MiB",
+        "",
+        "```",
+        result["command"],
+        "```",
+        "",
+        "The reference's generation:",
+        "",
+        "```python",
+        result["reference_source"].rstrip(),
+        "```",
+    ]
+    return "\n".join([*lines, ""])
 
 
 if __name__ == "__main__":

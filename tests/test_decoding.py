@@ -129,7 +129,7 @@ def written(backbone, prompts, draw, rows=256, limit=LIMIT, ends=None):
     lengths = [len(p) for p in prompts]
     for batch in batches(groups, lengths, limit, tokens=100_000, rows=rows):
         reading = read(backbone.model, prompts, batch, 0, room=limit)
-        done = decode(backbone.model, reading, draw, ends=ends or backbone._ends, limit=limit)
+        done = decode(backbone.model, reading, draw, ends=ends or backbone.ends, limit=limit)
         for i, tokens in zip(reading.rows, done, strict=True):
             result[i] = tokens
     return result

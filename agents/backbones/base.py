@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from mfenv.errors import ModelError
 from mfenv.noise import NoiseKey
 
 if TYPE_CHECKING:
     from agents.backbones.sampling import Sampling
     from agents.prompts import PromptFormat
 
-__all__ = ["Backbone", "Generation", "Score"]
+__all__ = [
+    "Backbone",
+    "Generation",
+    "JsonBackbone",
+    "Message",
+    "Score",
+    "UnusableAnswersError",
+]
+
+Message = Mapping[str, str]
+"""A message of a conversation: ``role`` (system, user or assistant) and ``content``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +41,18 @@ class Score:
 
     log_probability: float
     tokens: int
+
+
+@dataclass(slots=True)
+class Usage:
+    """What a backbone has done so far; counters that only grow."""
+
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    """Prompt tokens that were not read again, since another prompt begins with them too."""
+    completion_tokens: int = 0
+    model_seconds: float = 0.0
+    """Time spent reading prompts and writing tokens, sampling included."""
 
 
 @runtime_checkable
@@ -54,6 +77,40 @@ class Backbone(Protocol):
 
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> list[Score]:
         """Log-probabilities of given completions."""
+        ...
+
+    def describe(self) -> dict[str, str]:
+        """Name, revision and what else identifies the model, for reports and journals."""
+        ...
+
+
+class UnusableAnswersError(ModelError):
+    """A model answered, several times, but with nothing that can be used.
+
+    ``indices`` are the requests that are meant; the others were answered.
+    """
+
+    def __init__(self, message: str, indices: Sequence[int]) -> None:
+        super().__init__(message)
+        self.indices = tuple(indices)
+
+
+@runtime_checkable
+class JsonBackbone(Protocol):
+    """A language model that can be asked for JSON of a schema."""
+
+    name: str
+
+    def complete_json(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        schema: Mapping[str, Any],
+        keys: Sequence[NoiseKey],
+    ) -> list[dict[str, Any]]:
+        """Answer each conversation with one JSON object that matches a JSON schema.
+
+        Raises ``UnusableAnswersError`` for those whose answers would not match.
+        """
         ...
 
     def describe(self) -> dict[str, str]:

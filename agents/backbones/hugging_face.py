@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
-from agents.backbones.base import Generation, Score
+from agents.backbones.base import Generation, Score, Usage
 from agents.backbones.decoding import batches, decode, pad_left, read, shares_prefixes
 from agents.backbones.prefixes import PrefixGroup, shared_prefixes
 from agents.backbones.sampling import KeyedSampling, Sampling
@@ -58,6 +60,7 @@ class HuggingFaceBackbone:
         ``reuse_prefixes=False`` reads every prompt whole: the plain path to compare with.
         """
         self.reuse_prefixes = reuse_prefixes
+        self.usage = Usage()
         self.name = name
         self.prompts: PromptFormat = prompts or ChatPrompts()
         self.model = model.eval()
@@ -68,8 +71,8 @@ class HuggingFaceBackbone:
         self._pad = int(tokenizer.pad_token_id)
         configured = getattr(model, "generation_config", None)
         ends = getattr(configured, "eos_token_id", None) or tokenizer.eos_token_id
-        self._ends: list[int] = [ends] if isinstance(ends, int) else list(ends or [])
-        if not self._ends:
+        self.ends: list[int] = [ends] if isinstance(ends, int) else list(ends or [])
+        if not self.ends:
             raise MfenvError(f"backbone {name!r} has no end-of-text token in its configuration")
 
     @classmethod
@@ -145,18 +148,20 @@ class HuggingFaceBackbone:
         """Write one text for each prompt, without the tokens ``never``."""
         if len(prompts) != len(keys):
             raise ValueError(f"{len(prompts)} prompts but {len(keys)} noise keys")
-        encoded = [self._prompt_ids(p) for p in prompts]
+        encoded = [self.prompt_ids(p) for p in prompts]
         vocabulary = self.tokenizer.get_vocab() if never else {}
         suppressed = [vocabulary[t] for t in never if t in vocabulary]
         draw = KeyedSampling(sampling, keys, suppressed)
         results: list[Generation | None] = [None] * len(prompts)
-        for groups in self._batches(encoded, encoded, sampling.max_new_tokens, _BATCH_ROWS):
-            reading = read(self.model, encoded, groups, self._pad, room=sampling.max_new_tokens)
-            written = decode(
-                self.model, reading, draw, ends=self._ends, limit=sampling.max_new_tokens
-            )
+        for groups in self.plan(encoded, encoded, sampling.max_new_tokens):
+            with self._counted(encoded, groups):
+                reading = read(self.model, encoded, groups, self._pad, room=sampling.max_new_tokens)
+                written = decode(
+                    self.model, reading, draw, ends=self.ends, limit=sampling.max_new_tokens
+                )
+            self.usage.completion_tokens += sum(map(len, written))
             for i, tokens in zip(reading.rows, written, strict=True):
-                kept = tokens[:-1] if tokens[-1] in self._ends else tokens
+                kept = tokens[:-1] if tokens[-1] in self.ends else tokens
                 text = self.tokenizer.decode(kept, skip_special_tokens=True)
                 text = text.replace("\ufffd", "")  # bytes that spell no character
                 results[i] = Generation(text, len(encoded[i]), len(tokens))
@@ -165,16 +170,17 @@ class HuggingFaceBackbone:
     @torch.inference_mode()
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> list[Score]:
         """Log-probability of each completion and of its end behind its prompt, in nats."""
-        before = [self._prompt_ids(p) for p in prompts]
-        after = [[*self._ids(c), self._ends[0]] for c in completions]
+        before = [self.prompt_ids(p) for p in prompts]
+        after = [[*self._ids(c), self.ends[0]] for c in completions]
         whole = [a + b for a, b in zip(before, after, strict=True)]
         results: list[Score | None] = [None] * len(whole)
         longest = max(map(len, after), default=1)
         rows = max(1, _BATCH_LOGITS // (longest * int(self.model.config.vocab_size)))
-        for groups in self._batches(before, whole, 0, min(rows, _BATCH_ROWS)):
+        for groups in self.plan(before, whole, rows=min(rows, _BATCH_ROWS)):
             of = [i for g in groups for i in g.rows]
             keep = max(len(after[i]) for i in of) + 1
-            reading = read(self.model, whole, groups, self._pad, keep=keep)
+            with self._counted(whole, groups):
+                reading = read(self.model, whole, groups, self._pad, keep=keep)
             target, scored = pad_left([after[i] for i in of], self._pad, self.model.device)
             chosen = scored.bool()
             logits = reading.logits[:, :-1][chosen].float()
@@ -191,7 +197,8 @@ class HuggingFaceBackbone:
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
-    def _prompt_ids(self, prompt: str) -> list[int]:
+    def prompt_ids(self, prompt: str) -> list[int]:
+        """Token ids of a prompt, in the chat template if the format is a chat."""
         if not self.prompts.chat:
             return self._ids(prompt)
         if self.tokenizer.chat_template is None:
@@ -205,16 +212,34 @@ class HuggingFaceBackbone:
             )
         )
 
-    def _batches(
-        self, prompts: list[list[int]], whole: list[list[int]], new: int, rows: int
+    def plan(
+        self,
+        prompts: Sequence[Sequence[int]],
+        whole: Sequence[Sequence[int]],
+        new: int = 0,
+        rows: int = _BATCH_ROWS,
     ) -> Iterator[list[PrefixGroup]]:
-        """Rows ``whole`` in batches that fit memory, grouped by what their prompts share."""
+        """Rows ``whole`` in batches that fit memory, grouped by what their ``prompts`` share.
+
+        ``new`` tokens will be written behind each. A pure function of its arguments.
+        """
         lengths = [len(w) for w in whole]
         if self.reuse_prefixes and shares_prefixes(self.model, max(lengths, default=0) + new):
             groups = shared_prefixes(prompts)
         else:
             groups = [PrefixGroup((i,), 0) for i in range(len(prompts))]
         return batches(groups, lengths, new, tokens=_BATCH_TOKENS, rows=rows)
+
+    @contextmanager
+    def _counted(
+        self, prompts: Sequence[Sequence[int]], groups: Sequence[PrefixGroup]
+    ) -> Iterator[None]:
+        """Count a batch and the time that it takes."""
+        begun = time.perf_counter()
+        yield
+        self.usage.model_seconds += time.perf_counter() - begun
+        self.usage.prompt_tokens += sum(len(prompts[i]) for g in groups for i in g.rows)
+        self.usage.reused_tokens += sum((len(g.rows) - 1) * g.length for g in groups)
 
 
 def _revision(where: str, model: Any) -> str:

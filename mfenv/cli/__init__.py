@@ -11,17 +11,19 @@ Exit codes: 0 success, 2 for what the person can put right (one line on stderr),
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
 import mfenv
 from mfenv import plugins
 from mfenv.errors import MfenvError, MissingExtraError
 
-__all__ = ["GROUP", "Command", "Parser", "execute", "integer", "main", "script"]
+__all__ = ["GROUP", "Command", "Jobs", "Parser", "execute", "integer", "main", "script"]
 
 GROUP = "mfenv.commands"
 
@@ -78,6 +80,31 @@ def execute(command: Command, prog: str, argv: Sequence[str]) -> int:
     parser = Parser(prog=prog, description=command.HELP, allow_abbrev=False)
     command.add_arguments(parser)
     return command.run(parser.parse_args(list(argv)))
+
+
+@dataclass(frozen=True, slots=True)
+class Jobs:
+    """A command of several jobs, ``mfenv NAME JOB …``; only the chosen job's module is imported."""
+
+    name: str
+    jobs: Mapping[str, tuple[str, str]]
+    """Job → (module with ``HELP``, ``add_arguments`` and ``run``; what it does)."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the job; whatever follows belongs to the job's own parser."""
+        what = "; ".join(f"{job}: {text}" for job, (_, text) in self.jobs.items())
+        parser.add_argument("job", choices=self.jobs, help=what)
+        parser.add_argument(
+            "rest",
+            nargs=argparse.REMAINDER,
+            metavar="…",
+            help=f"the job's arguments (mfenv {self.name} JOB --help shows them)",
+        )
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Import the job's module and run it with the remaining arguments."""
+        module, _ = self.jobs[args.job]
+        return execute(importlib.import_module(module), f"mfenv {self.name} {args.job}", args.rest)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,22 @@
+"""``mfenv bench JOB …``: hands over to the job's module, which alone is imported."""
+
+from __future__ import annotations
+
+from mfenv.cli import Jobs
+
+__all__ = ["HELP", "add_arguments", "run"]
+
+HELP = "measure: fidelity to real populations, speed, and what a model has learned"
+
+_JOBS = Jobs(
+    "bench",
+    {
+        "fidelity": ("benchmarks.fidelity", "how close simulated populations come to real ones"),
+        "memorisation": ("benchmarks.memorisation", "verbatim copies of training texts"),
+        "response": ("benchmarks.response", "reactions to interventions beside the society's"),
+        "summaries": ("benchmarks.summaries", "how well a model rewrites the mean field"),
+        "throughput": ("benchmarks.throughput", "decisions a second beside a plain loop"),
+    },
+)
+add_arguments = _JOBS.add_arguments
+run = _JOBS.run
