@@ -1,9 +1,11 @@
 """``mfenv train annotator``: train the classifier that labels reactions, and write its weights.
 
 For each language: an encoder learns from unlabelled reactions, a teacher from annotated ones and
-the encoder, a student (what is shipped) imitates the teacher on unlabelled reactions. Calibration,
-decisions and confusion are measured by cross-fitting over events, with a teacher and a student for
-each fold, on the splits train and validation. The test split is not used.
+the encoder, a student (what is shipped) imitates the teacher on unlabelled reactions. With
+``--encoder`` a pretrained sentence encoder, fine-tuned on all languages together, is a second
+teacher. Calibration, decisions and confusion are measured by cross-fitting over events, with
+teachers and a student for each fold, on the splits train and validation. The test split is not
+used.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,7 +35,8 @@ from training.annotator_data import (
 )
 
 if TYPE_CHECKING:
-    from training.annotator_model import Encoder, StudentSettings
+    from training.annotator_model import Encoder
+    from training.annotator_teacher import Pseudo
 
 __all__ = [
     "HELP",
@@ -40,6 +44,7 @@ __all__ = [
     "Trained",
     "add_arguments",
     "kappa",
+    "known_folds",
     "run",
     "save",
     "train_language",
@@ -59,16 +64,18 @@ class Settings:
     width: int = 20
     pretrain: int = 450_000  # for the encoder; 0: the teacher has n-grams alone
     rare: int = 25
-    distil: int = 300_000  # for the student that is shipped
-    distil_fold: int = 120_000  # for each student of the cross-fitting
+    distil: int = 140_000  # for the student that is shipped
+    distil_fold: int = 140_000  # for each student of the cross-fitting
+    sentence: int = 32_768  # of these by the sentence encoder too, if there is one
     folds: int = 3
+    held: int = 2  # folds that are left out in turn to measure calibration
     epochs: int = 4
     seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A network, its head, and cross-fitted probabilities ``(n, 23)`` of train and validation."""
+    """A network, its head, and probabilities ``(n, 23)`` of the reactions that were held out."""
 
     network: Network
     head: Head
@@ -124,14 +131,36 @@ def _folds(events: NDArray[np.int64], k: int, seed: int) -> NDArray[np.int64]:
     return np.asarray(order[place] % k, dtype=np.int64)
 
 
+# Powers of the two teachers in the product of their probabilities; together near one, so that the
+# product is about as sure as it is right.
+_NGRAMS, _SENTENCE = 0.55, 0.45
+
+
+def _product(ngrams: Floats, sentence: ArrayLike) -> Floats:
+    """What the two teachers say together; all of the shape ``(n, 23)``."""
+    logs = (np.log(np.maximum(np.asarray(p, dtype=np.float64), 1e-9)) for p in (ngrams, sentence))
+    return softmax(sum(w * x for w, x in zip((_NGRAMS, _SENTENCE), logs, strict=True)))
+
+
+def known_folds(annotated: Annotated, settings: Settings) -> tuple[Annotated, NDArray[np.int64]]:
+    """The reactions to learn from (splits train and validation) and their folds ``(n,)``."""
+    known = annotated.of("train", "validation")
+    return known, _folds(known.events, settings.folds, settings.seed)
+
+
 def train_language(
     language: str,
     annotated: Annotated,
     unlabelled: Unlabelled,
     settings: Settings,
     log: bool = False,
+    sentence: Pseudo | None = None,
 ) -> Trained:
-    """Train one language's network and head; only the splits train and validation are used."""
+    """Train one language's network and head; only the splits train and validation are used.
+
+    ``sentence`` is what teachers with a sentence encoder say, for the folds of
+    :func:`known_folds`.
+    """
     from training.annotator_model import (
         StudentSettings,
         fit_encoder,
@@ -148,7 +177,7 @@ def train_language(
                 f"{language} {time.monotonic() - begun:6.0f} s  {text}", file=sys.stderr, flush=True
             )
 
-    known = annotated.of("train", "validation")
+    known, fold = known_folds(annotated, settings)
     if not known.texts or not unlabelled.texts:
         raise MfenvError(f"no annotated or no unlabelled training reactions in {language!r}")
     rng = np.random.default_rng(settings.seed)
@@ -160,11 +189,22 @@ def train_language(
         say(f"encoder: {len(cues.texts)} reactions, {len(encoder.table)} n-grams")
     shape = StudentSettings(bits=settings.bits, width=settings.width, epochs=settings.epochs)
 
-    def network(part: Annotated, distil: int, seed: int, shape: StudentSettings) -> Network:
+    def network(fold_out: int | None, distil: int, seed: int) -> Network:
+        part = known if fold_out is None else known.part(fold != fold_out)
         teacher = fit_teacher(part.topics, part.texts, part.labels, language, encoder)
-        chosen = np.random.default_rng(seed).permutation(len(unlabelled.texts))[:distil]
-        pool = unlabelled.part(chosen)
+        if fold_out is not None:
+            held = known.part(fold == fold_out)
+            taught[fold == fold_out] = teacher.probabilities(held.topics, held.texts)
+        chosen = np.random.default_rng(seed).permutation(len(unlabelled.texts))
+        if sentence is not None:
+            # Those that both teachers label come first, and count twice.
+            both, rest = sentence.places, chosen[~np.isin(chosen, sentence.places)]
+            chosen = np.concatenate([both, both, rest])
+        pool = unlabelled.part(chosen[:distil])
         target = teacher.probabilities(pool.topics, pool.texts)
+        if sentence is not None:
+            opinion = np.tile(sentence.opinion(fold_out), (2, 1))[:distil]
+            target[: len(opinion)] = _product(target[: len(opinion)], opinion)
         say(f"teacher of {len(part.texts)} annotated reactions labelled {len(pool.texts)} more")
         return fit_student(
             (featurise(pool.topics, pool.texts, language), target),
@@ -173,14 +213,18 @@ def train_language(
             seed=seed,
         )
 
-    fold = _folds(known.events, settings.folds, settings.seed)
+    taught = np.zeros((len(known.texts), N_LABELS))
     logits = np.zeros((len(known.texts), N_LABELS))
-    for k in range(settings.folds):
+    for k in range(settings.held):
+        fitted = network(k, settings.distil_fold, settings.seed + 1 + k)
         held = known.part(fold == k)
-        fitted = network(known.part(fold != k), settings.distil_fold, settings.seed + 1 + k, shape)
         logits[fold == k] = fitted.logits(featurise(held.topics, held.texts, language))
-        say(f"fold {k + 1} of {settings.folds}")
-    final = network(known, settings.distil, settings.seed, shape)
+        say(f"fold {k + 1} of {settings.held}")
+    if sentence is not None:
+        taught = _product(taught, sentence.held_out)
+    final = network(None, settings.distil, settings.seed)
+    measured = fold < settings.held
+    known, logits, taught = known.part(measured), logits[measured], taught[measured]
     labels = known.labels
     factor, shift = scale_heads(logits, labels)
     final = replace(
@@ -197,12 +241,14 @@ def train_language(
         hard=_confusion(one_hot(decide(p, offsets)), labels),
         soft=_confusion(p, labels),
     )
-    decided = decide(p, offsets)
+    by = {"student": decide(p, offsets), "teacher": decide(taught, tune_offsets(taught, labels))}
     for name in ("train", "validation"):
         rows = known.splits == name
-        if rows.any():
-            of = [kappa(labels[rows, d], decided[rows, d]) for d in range(len(DIMENSIONS))]
-            say(f"cross-fitted κ on {name}: {' '.join(f'{x:.2f}' for x in of)}, {np.mean(of):.3f}")
+        for who, decided in by.items():
+            if rows.any():
+                of = [kappa(labels[rows, d], decided[rows, d]) for d in range(len(DIMENSIONS))]
+                each = " ".join(f"{x:.3f}" for x in of)
+                say(f"cross-fitted κ of the {who} on {name}: {each}, mean {np.mean(of):.3f}")
     return Trained(final, head, p)
 
 
@@ -234,7 +280,15 @@ def save(trained: Trained, language: str, folder: Path) -> Path:
 
 _LANGUAGE_SETTINGS = {
     "zh": Settings(),
-    "en": Settings(bits=15, width=24, rare=8, epochs=8, distil=70_000, distil_fold=70_000),
+    "en": Settings(
+        bits=15,
+        width=24,
+        rare=8,
+        epochs=8,
+        distil=75_000,
+        distil_fold=75_000,
+        sentence=12_288,
+    ),
 }
 
 
@@ -244,6 +298,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder for the weights")
     parser.add_argument(
         "--languages", nargs="+", choices=sorted(LANGUAGES), default=sorted(LANGUAGES)
+    )
+    parser.add_argument(
+        "--encoder",
+        help="a pretrained sentence encoder for a second teacher: a folder in the format of "
+        "Hugging Face or a model of its hub, such as intfloat/multilingual-e5-small "
+        "(default: n-grams alone)",
+    )
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path("runs/annotator-teacher"),
+        help="folder where that teacher keeps what is done, so that a stopped run resumes",
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="threads for torch (default 1)")
@@ -258,10 +324,45 @@ def run(args: argparse.Namespace) -> int:
         raise MissingExtraError("training", "training an annotator") from error
     torch.set_num_threads(args.threads)
     annotated = read_annotations(args.data)
+    settings = {x: replace(_LANGUAGE_SETTINGS[x], seed=args.seed) for x in args.languages}
+    unlabelled = {x: read_unlabelled(args.data, x) for x in args.languages}
+    sentence: dict[str, Pseudo] = {}
+    if args.encoder:
+        sentence = _sentence_teacher(args, annotated, unlabelled, settings)
     for language in args.languages:
-        settings = replace(_LANGUAGE_SETTINGS[language], seed=args.seed)
-        unlabelled = read_unlabelled(args.data, language)
-        trained = train_language(language, annotated[language], unlabelled, settings, log=True)
+        trained = train_language(
+            language,
+            annotated[language],
+            unlabelled[language],
+            settings[language],
+            log=True,
+            sentence=sentence.get(language),
+        )
         path = save(trained, language, args.out)
         print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
     return 0
+
+
+def _sentence_teacher(
+    args: argparse.Namespace,
+    annotated: Mapping[str, Annotated],
+    unlabelled: Mapping[str, Unlabelled],
+    settings: Mapping[str, Settings],
+) -> dict[str, Pseudo]:
+    from training.annotator_teacher import label_by_fold
+
+    begun = time.monotonic()
+    known = {x: known_folds(annotated[x], s) for x, s in settings.items()}
+    return label_by_fold(
+        args.encoder,
+        {x: part for x, (part, _) in known.items()},
+        {x: fold for x, (_, fold) in known.items()},
+        unlabelled,
+        {x: s.sentence for x, s in settings.items()},
+        args.work,
+        seed=args.seed,
+        held=max(s.held for s in settings.values()),
+        say=lambda text: print(
+            f"{time.monotonic() - begun:6.0f} s  {text}", file=sys.stderr, flush=True
+        ),
+    )
