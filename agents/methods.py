@@ -35,10 +35,17 @@ class Method:
 
 
 def mf(backbone: Backbone, sampling: Sampling | None = None) -> Method:
-    """The language model writes the actions and all of the mean field."""
+    """The language model writes the actions and all of the mean field.
+
+    The mean field has sampling parameters of its own, except that it is greedy with the actions.
+    """
+    from agents.backbones.sampling import PRESETS
     from agents.mean_field import BackboneMeanField
 
-    return Method("mf", _policy(backbone, sampling), BackboneMeanField(backbone))
+    policy = _policy(backbone, sampling)
+    if sampling is not None and sampling.greedy:
+        return Method("mf", policy, BackboneMeanField(backbone, PRESETS["greedy"].mean_field))
+    return Method("mf", policy, BackboneMeanField(backbone))
 
 
 def mf_counted(backbone: Backbone, sampling: Sampling | None = None) -> Method:

@@ -59,6 +59,7 @@ Run = Sequence[StepRecord]
 _SAMPLING_TEXT = {
     "ancestral": "ancestral (temperature 1, nothing cut off)",
     "paper": "paper (MF-LLM's truncated sampling)",
+    "greedy": "greedy (temperature 0, the likeliest token each time)",
 }
 SAMPLINGS = tuple(_SAMPLING_TEXT)
 DEFAULT_EVENT = "synthetic-9-0"
@@ -115,7 +116,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sampling",
         choices=SAMPLINGS,
         default=SAMPLINGS[0],
-        help="ancestral: temperature 1, nothing cut off; paper: MF-LLM's truncation (%(default)s)",
+        help="ancestral: temperature 1, nothing cut off; paper: MF-LLM's truncation; greedy: "
+        "temperature 0 (%(default)s)",
     )
     add(
         "--intervention",

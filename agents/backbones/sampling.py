@@ -39,6 +39,11 @@ class Sampling:
         if not 0 < self.top_p <= 1:
             raise MfenvError(f"top_p {self.top_p} is not allowed; it must be in (0, 1]")
 
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is taken each time, which is temperature 0."""
+        return self.top_k == 1
+
 
 @dataclass(frozen=True, slots=True)
 class Preset:
@@ -57,6 +62,8 @@ PRESETS: dict[str, Preset] = {
         Sampling(temperature=0.8, top_p=0.85, top_k=50, repetition_penalty=1.2, max_new_tokens=50),
         Sampling(temperature=0.1, max_new_tokens=200),
     ),
+    # Temperature 0: the same text each time. For comparing servers, not for populations.
+    "greedy": Preset(Sampling(top_k=1), Sampling(top_k=1, max_new_tokens=200)),
 }
 
 
