@@ -12,6 +12,8 @@ from mfenv.dynamics.models import ActionRequest, ActionResult
 
 __all__ = ["BackbonePolicy"]
 
+DEFAULT = Sampling()
+
 
 @dataclass(frozen=True)
 class BackbonePolicy:
@@ -22,7 +24,7 @@ class BackbonePolicy:
     """
 
     backbone: Backbone
-    sampling: Sampling = Sampling()
+    sampling: Sampling = DEFAULT
 
     def act(self, requests: Sequence[ActionRequest]) -> list[ActionResult]:
         """Return actions in the order of the requests."""

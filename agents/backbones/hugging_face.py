@@ -27,7 +27,7 @@ from agents.backbones.base import Generation, Score, Usage
 from agents.backbones.decoding import batches, decode, pad_left, read, shares_prefixes
 from agents.backbones.prefixes import PrefixGroup, shared_prefixes
 from agents.backbones.sampling import KeyedSampling, Sampling
-from agents.prompts import ChatPrompts, PromptFormat, TaggedPrompts
+from agents.prompts import ChatPrompts, PromptFormat, TaggedPrompts, neutralise
 from mfenv.errors import MfenvError, ModelError
 from mfenv.noise import NoiseKey
 
@@ -61,6 +61,11 @@ class HuggingFaceBackbone:
         """
         self.reuse_prefixes = reuse_prefixes
         self.usage = Usage()
+        self._control = [
+            token.content
+            for token in tokenizer.added_tokens_decoder.values()
+            if token.special or token.content[:1] in "<["
+        ]
         self.name = name
         self.prompts: PromptFormat = prompts or ChatPrompts()
         self.model = model.eval()
@@ -201,6 +206,7 @@ class HuggingFaceBackbone:
         """Token ids of a prompt, in the chat template if the format is a chat."""
         if not self.prompts.chat:
             return self._ids(prompt)
+        prompt = neutralise(prompt, self._control)  # the template's own tokens come after this
         if self.tokenizer.chat_template is None:
             return list(self.tokenizer(prompt + "\n").input_ids)
         return self._ids(

@@ -1,0 +1,69 @@
+"""Natural-language prompts for instruction-tuned models, from the templates beside this file."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+
+from agents.prompts.untrusted import REACTION_CHARACTERS, TOPIC_CHARACTERS, quote
+from mfenv.dynamics.mean_field_text import exposed
+from mfenv.dynamics.models import ActionRequest, SummaryRequest
+
+__all__ = ["ChatPrompts"]
+
+_TOPIC, _NOTICES, _FIELD, _STATE = TOPIC_CHARACTERS * 4, 600, 1200, 300  # characters
+
+
+@cache
+def _templates(language: str) -> Mapping[str, str]:
+    name = "zh" if language == "zh" else "en"
+    text = files(__package__).joinpath(f"{name}.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)
+
+
+class ChatPrompts:
+    """Natural language, in English or Chinese.
+
+    Untrusted text stands between ``<<<`` and ``>>>`` and the model is told that it is data.
+    """
+
+    chat = True
+    never_in_actions: tuple[str, ...] = ()
+
+    def policy_prefix(
+        self, topic: str, notices: Sequence[str], mean_field: str, language: str
+    ) -> str:
+        """Topic, notices, and how the public has reacted so far."""
+        text = _templates(language)
+        result = text["act_prefix"].format(topic=quote(topic, _TOPIC))
+        if notices:
+            result += text["act_notices"].format(notices=quote(" ".join(notices), _NOTICES))
+        if mean_field:
+            field = quote(mean_field, _FIELD, fold=False)
+            result += text["act_mean_field"].format(mean_field=field)
+        return result
+
+    def policy_suffix(self, state: str, language: str) -> str:
+        """Who this person is, and what to write."""
+        return _templates(language)["act_suffix"].format(state=quote(state, _STATE))
+
+    def policy_prompt(self, request: ActionRequest) -> str:
+        """Prefix and suffix of one agent."""
+        return self.policy_prefix(
+            request.topic, request.notices, request.mean_field, request.language
+        ) + self.policy_suffix(request.state, request.language)
+
+    def summary_prompt(self, request: SummaryRequest) -> str:
+        """Ask for a new summary in six aspects, most important first (PAPER.md)."""
+        seen = [quote(r.text, REACTION_CHARACTERS) for r in exposed(request.reactions)]
+        return _templates(request.language)["summary"].format(
+            topic=quote(request.topic, _TOPIC),
+            mean_field=quote(request.mean_field, _FIELD, fold=False),
+            reactions="\n".join(f"- {line}" for line in seen),
+        )
+
+    def prior_prompt(self, topic: str, language: str) -> str:
+        """The bare instruction: a likely summary for the topic, without any reaction seen."""
+        return _templates(language)["prior"].format(topic=quote(topic, _TOPIC))

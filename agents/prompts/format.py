@@ -1,0 +1,41 @@
+"""What a prompt format is: how requests become the text that a model is given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from mfenv.dynamics.models import ActionRequest, SummaryRequest
+
+__all__ = ["PromptFormat"]
+
+
+class PromptFormat(Protocol):
+    """How requests become prompts. ``prefix`` is equal for all agents of a step."""
+
+    chat: bool
+    """Whether prompts are user messages for a chat template, rather than plain text."""
+    never_in_actions: tuple[str, ...]
+    """Tokens that no action may contain: tags, and the phrases of a written mean field."""
+
+    def policy_prefix(
+        self, topic: str, notices: Sequence[str], mean_field: str, language: str
+    ) -> str:
+        """The part of a policy prompt that the agents of a step share."""
+        ...
+
+    def policy_suffix(self, state: str, language: str) -> str:
+        """The part of a policy prompt that is an agent's own, up to the action."""
+        ...
+
+    def summary_prompt(self, request: SummaryRequest) -> str:
+        """Ask for m_{t+1} given m_t and the latest actions."""
+        ...
+
+    def prior_prompt(self, topic: str, language: str) -> str:
+        """Ask for a mean field from the topic alone: the prior r(m) of IB-Tune."""
+        ...
+
+    def policy_prompt(self, request: ActionRequest) -> str:
+        """The whole prompt of one agent."""
+        ...

@@ -1,0 +1,83 @@
+"""Prompts of the small models of this project, which were trained on these tags."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from agents.prompts.untrusted import (
+    REACTION_CHARACTERS,
+    TOPIC_CHARACTERS,
+    clip,
+    unquoted,
+)
+from mfenv.dynamics.mean_field_text import QUOTES, exposed, phrases
+from mfenv.dynamics.models import ActionRequest, SummaryRequest
+
+__all__ = ["ACT", "END", "PAD", "SPECIAL_TOKENS", "TaggedPrompts"]
+
+TOPIC, NOTICE, MEAN_FIELD, STATE, ACT = "<|topic|>", "<|notice|>", "<|mf|>", "<|state|>", "<|act|>"
+OBSERVED, SEPARATOR, SUMMARY = "<|obs|>", "<|sep|>", "<|sum|>"
+END, PAD = "<|end|>", "<|pad|>"
+SPECIAL_TOKENS: tuple[str, ...] = (
+    PAD,
+    END,
+    TOPIC,
+    NOTICE,
+    MEAN_FIELD,
+    STATE,
+    ACT,
+    OBSERVED,
+    SEPARATOR,
+    SUMMARY,
+)
+
+
+class TaggedPrompts:
+    """Prompts of the small models of this project: fields behind tags, no instructions."""
+
+    chat = False
+    # A small model would now and then slip from an action into the other job it has learned.
+    never_in_actions: tuple[str, ...] = (
+        *(t for t in SPECIAL_TOKENS if t != END),
+        *(p for language in ("en", "zh") for p in phrases(language) if p not in QUOTES),
+    )
+
+    def policy_prefix(
+        self, topic: str, notices: Sequence[str], mean_field: str, language: str
+    ) -> str:
+        """Topic, notices (if any), mean field."""
+        shown = NOTICE + " ".join(clip(n, TOPIC_CHARACTERS) for n in notices) if notices else ""
+        return TOPIC + clip(topic, TOPIC_CHARACTERS) + shown + MEAN_FIELD + unquoted(mean_field)
+
+    def policy_suffix(self, state: str, language: str) -> str:
+        """State, then the tag behind which the action stands."""
+        return STATE + clip(state, TOPIC_CHARACTERS) + ACT
+
+    def policy_prompt(self, request: ActionRequest) -> str:
+        """Prefix and suffix of one agent."""
+        return self.policy_prefix(
+            request.topic, request.notices, request.mean_field, request.language
+        ) + self.policy_suffix(request.state, request.language)
+
+    def summary_prompt(self, request: SummaryRequest) -> str:
+        """Topic, old mean field, the latest reactions."""
+        return self.summary_parts(
+            request.topic, request.mean_field, [r.text for r in exposed(request.reactions)]
+        )
+
+    def summary_parts(self, topic: str, mean_field: str, reactions: Sequence[str]) -> str:
+        """:meth:`summary_prompt` from its parts, as training builds it."""
+        observed = SEPARATOR.join(clip(t, REACTION_CHARACTERS) for t in reactions)
+        return (
+            TOPIC
+            + clip(topic, TOPIC_CHARACTERS)
+            + MEAN_FIELD
+            + unquoted(mean_field)
+            + OBSERVED
+            + observed
+            + SUMMARY
+        )
+
+    def prior_prompt(self, topic: str, language: str) -> str:
+        """The topic, then the tag behind which a mean field stands."""
+        return TOPIC + clip(topic, TOPIC_CHARACTERS) + SUMMARY
