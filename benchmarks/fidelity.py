@@ -18,6 +18,7 @@ import json
 import math
 import os
 import platform
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -353,7 +354,8 @@ def run(args: argparse.Namespace) -> int:
         "machine": machine(),
         "command": _command(sys.argv[1:]),
     }
-    title = args.name or f"{args.suite}-{backbone.replace('-{event}', '').replace('/', '-')}"
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", backbone.replace("-{event}", ""))
+    title = args.name or f"{args.suite}-{plain}"
     args.results.mkdir(parents=True, exist_ok=True)
     text = _markdown(result)
     (args.results / f"{title}.json").write_text(json.dumps(result, indent=1) + "\n")

@@ -693,6 +693,18 @@ def test_chat_also_inside_a_running_loop(server, folder, caplog) -> None:
 
 
 @pytest.mark.slow
+def test_a_chat_run(server, folder, tmp_path, monkeypatch) -> None:
+    spec = f"openai:{folder}@http://127.0.0.1:{server}/v1"
+    arguments = ["simulate", "--backbone", spec, "--method", "mf-counted,state", "--seeds", "1"]
+    arguments += ["--agents", "12", "--batch", "4", "--warmup", "8", "--out", str(tmp_path / "run")]
+    assert main(arguments) == 0
+    header, records = read_journal(tmp_path / "run" / "journals" / "state-0.jsonl")
+    assert header["revision"].endswith("/v1/chat/completions")
+    assert "You are this person" in records[-1].prompts[0]
+    assert records[-1].completion_tokens > 0
+
+
+@pytest.mark.slow
 def test_refusals_are_said_at_once(server, folder) -> None:
     backbone = ServedBackbone("no-such-model", f"http://127.0.0.1:{server}/v1")
     with pytest.raises(ModelError, match=r"refused a request: HTTP 400.*no-such-model"):

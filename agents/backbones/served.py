@@ -436,10 +436,8 @@ class ServedBackbone:
             self._limit = "max_completion_tokens"
             return True
         names = rejected_fields(error, [n for n in sent if n in _OPTIONAL])
-        if not names and isinstance(sent.get("response_format"), dict):
-            names = {"response_format"} & rejected_fields(error, ["response_format"])
-            if "json" in words(error, 2000).lower():
-                names = {"response_format"}
+        if not names and "response_format" in sent and "json" in words(error, 2000).lower():
+            names = {"response_format"}
         if "response_format" in names and sent["response_format"]["type"] == "json_schema":
             names = {*names - {"response_format"}, "json_schema"}
         for name in sorted(names - self._left_out):
