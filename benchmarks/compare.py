@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,16 @@ from mfenv.errors import MfenvError
 from mfenv.labels import NAMES, Labels
 from mfenv.noise import generator
 
-__all__ = ["FLOOR", "PERSISTENCE", "Comparison", "Difference", "Score", "compare", "difference"]
+__all__ = [
+    "FLOOR",
+    "FORECASTERS",
+    "PERSISTENCE",
+    "Comparison",
+    "Difference",
+    "Score",
+    "compare",
+    "difference",
+]
 
 Floats = NDArray[np.float64]
 Run = Sequence[StepRecord]
@@ -25,7 +34,13 @@ Run = Sequence[StepRecord]
 PERSISTENCE, FLOOR = "persistence", "noise floor"
 
 # Streams of the generators that are keyed by seed here.
-_PERSISTENCE_STREAM, _FLOOR_STREAM = 7001, 7002
+_FLOOR_STREAM = 7002
+FORECASTERS: dict[str, tuple[Callable[[Labels, int, np.random.Generator], Labels], int]] = {
+    PERSISTENCE: (metrics.persistence, 7001),
+    "smoothing": (metrics.smoothing, 7005),
+    "drift": (metrics.drift, 7006),
+}
+"""Baselines without any model, by name: what continues the warm-up, and its generator's stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +57,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The scores of all methods, persistence among them, and the floor they share."""
+    """The scores of all methods, forecasters among them, and the floor they share."""
 
     scores: tuple[Score, ...]
     floor: Score
@@ -67,7 +82,8 @@ def _rollout(run: Run) -> Labels:
 def compare(real: Run, runs: Mapping[str, Sequence[Run]], seeds: Sequence[int]) -> Comparison:
     """Score runs without interventions, ``{method: one run for each seed}``, against real steps.
 
-    Persistence is added, with one draw for each seed and as many reactions as the methods have.
+    The forecasters without a model (persistence among them) are added, with one draw for each seed
+    and as many reactions as the methods have.
     Raises ``MfenvError`` where the rollout is too short to have three windows.
     """
     horizon = _rollout(real)
@@ -81,12 +97,9 @@ def compare(real: Run, runs: Mapping[str, Sequence[Run]], seeds: Sequence[int]) 
     sizes = metrics.window_counts(horizon)[:, :2].sum(axis=-1)  # two labels: all reactions
     labels = {name: np.stack([_rollout(run) for run in each]) for name, each in runs.items()}
     if len(warm):
-        labels[PERSISTENCE] = np.stack(
-            [
-                metrics.persistence(warm, len(horizon), generator(_PERSISTENCE_STREAM, s))
-                for s in seeds
-            ]
-        )
+        for name, (forecast, stream) in FORECASTERS.items():
+            drawn = [forecast(warm, len(horizon), generator(stream, s)) for s in seeds]
+            labels[name] = np.stack(drawn)
     floor = metrics.noise_floor(true, sizes, sizes, generator(_FLOOR_STREAM, 0))
     scores, per_seed = [], {}
     for name, simulated in labels.items():

@@ -96,7 +96,9 @@ def test_the_table_holds_what_the_journals_say(env, data, tmp_path):
     names = "\n".join(case.event.event_id for case in cases)
     assert found["cases"]["sha256"] == hashlib.sha256(names.encode()).hexdigest()
     assert found["cases"]["sha256"] in result.stderr
-    assert set(found["kl"]) == {"toy", "toy-deaf", "persistence", "noise floor"}
+    assert set(found["kl"]) == {
+        *("toy", "toy-deaf", "persistence", "smoothing", "drift", "noise floor")
+    }
     settings = ProcessSettings(72, 8, 24)
     expected = []
     for case in cases:

@@ -133,6 +133,35 @@ def test_squared_error_by_hand_and_unbiased():
         metrics.squared_error(two(1, 0), two(3, 1))
 
 
+def test_smoothing_forgets_by_halves():
+    labels = random_labels(rng(), 72)
+    labels[:, 0] = 0
+    labels[-1 - 24, 0] = labels[-1, 0] = 1  # one half-life apart
+    mark = labels[:, 1].copy()
+    mark[-1], mark[-25] = 0, 5
+    labels[:, 1] = mark
+    drawn = metrics.smoothing(labels, 60000, rng(), half_life=24)
+    told = drawn[drawn[:, 0] == 1]
+    assert (told[:, 1] == 0).sum() / (told[:, 1] == 5).sum() == pytest.approx(2, rel=0.1)
+    with pytest.raises(ValueError, match="at least one"):
+        metrics.smoothing(labels[:0], 3, rng())
+
+
+def test_drift_follows_the_line_and_stops_at_its_ends():
+    # The share of label 1 rises from about 0 to about 1/2 in the warm-up: it reaches 1, and stays.
+    u, p = rng().random(4000), np.linspace(0, 0.5, 4000)
+    labels = random_labels(rng(), 4000)
+    labels[:, 0] = u < p
+    drawn = metrics.drift(labels, 8000, rng())
+    assert drawn.shape == (8000, N_DIMENSIONS)
+    for a in (0, 2000, 6000):
+        wanted = min(1.0, 0.5 + (a + 250) * 0.5 / 4000)
+        assert drawn[a : a + 500, 0].mean() == pytest.approx(wanted, abs=0.07)
+    assert metrics.drift(labels[:1], 5, rng()).tolist() == [labels[0].tolist()] * 5
+    with pytest.raises(ValueError, match="at least one"):
+        metrics.drift(labels[:0], 3, rng())
+
+
 def test_persistence_continues_the_last_warmup_reactions_only():
     labels = random_labels(rng(), 60)
     labels[:12, 0], labels[12:, 0] = 1, 0

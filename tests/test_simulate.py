@@ -58,7 +58,7 @@ def check_json(result, backbone, methods, seeds):
     assert result["backbone"] == backbone
     assert result["method"] == ",".join(methods)
     assert result["seeds"] == seeds
-    assert set(result["kl"]) == {*methods, "persistence"}
+    assert set(result["kl"]) == {*methods, "persistence", "smoothing", "drift"}
     for score in result["kl"].values():
         assert set(score) == {"mean", "low", "high", "per_dimension"}
         assert list(score["per_dimension"]) == [d.name for d in DIMENSIONS]
@@ -211,7 +211,7 @@ def test_an_event_id_is_no_path(env, tmp_path):
         (("--backbone", "gpt"), ("gpt", "embedded-en", "weibo-s")),
         (("--agents", "0"), ("--agents", "at least 1")),
         (("--agents", "40", "--warmup", "40"), ("at least 3", "--warmup")),
-        (("--sampling", "greedy"), ("ancestral", "paper")),
+        (("--sampling", "beam"), ("ancestral", "paper", "greedy")),
         (("--event", "nine"), ("synthetic-SEED-INDEX",)),
         (("--intervention", "label/high@3"), ("fact_check", "medium", "STEP")),
         (("--intervention", "seed/high@99"), ("99", "1 to 7")),
