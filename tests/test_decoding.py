@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+from transformers import GenerationConfig
 
 from agents.backbones.decoding import batches, decode, read
 from agents.backbones.hugging_face import HuggingFaceBackbone
 from agents.backbones.prefixes import PrefixGroup, shared_prefixes
 from agents.backbones.sampling import KeyedSampling, Sampling, inverse_cdf
 from mfenv.noise import NoiseKey, uniform
-from tests.tiny_models import write_tiny
+from tests.tiny_models import lively_backbone, write_tiny
 
 LIMIT = 24
 
@@ -23,17 +23,8 @@ def backbone(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def lively(backbone):
-    """A random model whose greedy texts wander, as those of tied embeddings do not."""
-    config = Qwen2Config(
-        vocab_size=300, hidden_size=48, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, initializer_range=0.4,
-        tie_word_embeddings=False,
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(5)
-        model = Qwen2ForCausalLM(config)
-    return HuggingFaceBackbone(model, backbone.tokenizer, name="lively", prompts=backbone.prompts)
+def lively():
+    return lively_backbone()
 
 
 def random_prompts(rng, worlds, agents, vocabulary=300):

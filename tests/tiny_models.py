@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from agents.backbones.hugging_face import HuggingFaceBackbone
+from agents.prompts import TaggedPrompts
 from mfenv.dynamics import mean_field_text
 from mfenv.events.synthetic.generator import SyntheticSociety
 from training.backbone import BackboneConfig, export, new_model
@@ -38,3 +41,17 @@ def write_tiny(path: Path, *, tagged: bool = True, spread: float = 8.0) -> Path:
     if not tagged:
         (path / "mfenv.json").unlink()
     return path
+
+
+def lively_backbone():
+    """A random model whose texts wander and depend on their prompts; those of tied ones do not."""
+    tokenizer = tiny_tokenizer()
+    config = Qwen2Config(
+        vocab_size=len(tokenizer), hidden_size=48, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, initializer_range=0.4,
+        tie_word_embeddings=False, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        model = Qwen2ForCausalLM(config)
+    return HuggingFaceBackbone(model, tokenizer, name="lively", prompts=TaggedPrompts())

@@ -44,7 +44,7 @@ def check_names(*, backbone: str, method: str, annotator: str) -> None:
     for group, name in (
         ("mfenv.backbones", backbone.partition(":")[0]),
         ("mfenv.methods", method),
-        ("mfenv.annotators", annotator),
+        ("mfenv.annotators", annotator.partition(":")[0]),
     ):
         if annotator == AUTO and group == "mfenv.annotators":
             continue
@@ -81,14 +81,20 @@ def build_method(method: str, backbone: str) -> ModelPair:
 
 @lru_cache(maxsize=4)
 def _annotator(name: str) -> Annotator:
-    annotator: Annotator = plugins.load("mfenv.annotators", name)()
+    head, colon, argument = name.partition(":")
+    factory = plugins.load("mfenv.annotators", head)
+    annotator: Annotator = factory(argument) if colon else factory()
     return annotator
 
 
-def build_annotator(name: str, event: Event) -> Annotator:
-    """The annotator of a name; ``"auto"`` is the one that suits the event."""
+def build_annotator(name: str, event: Event | None = None) -> Annotator:
+    """The annotator of a name, with an argument after a colon if it takes one.
+
+    ``"auto"`` is the one that suits the event: exact for a synthetic one, else the classifier.
+    """
     if name == AUTO:
-        name = "exact" if event.source == "synthetic" else "classifier"
+        synthetic = event is not None and event.source == "synthetic"
+        name = "exact" if synthetic else "classifier"
     return _annotator(name)
 
 
