@@ -228,9 +228,8 @@ class CompletionsServer(_Server):
             if handler.path == "/v1/completions":
                 reply = self._echo(asked["prompt"])
             else:
-                system = asked["messages"][0]["content"]
-                schema = json.loads(system.splitlines()[-1])
-                reply = self._chosen(asked["messages"][-1]["content"], schema)
+                _, schema, _, text = asked["messages"][0]["content"].split("\n", 3)
+                reply = self._chosen(text, json.loads(schema))
         handler.reply(200, json.dumps(reply).encode())
 
     def _refuse(self, handler, said: str, name: str) -> None:

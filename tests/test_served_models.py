@@ -34,6 +34,7 @@ from agents.backbones.retries import Breaker, GaveUpError, RetryPolicy, Temporar
 from agents.backbones.sampling import Sampling
 from agents.backbones.served import ServedBackbone, ServerSettings, from_spec, split_spec
 from mfenv.cli import main
+from mfenv.dynamics.assemble import build_backbone
 from mfenv.dynamics.journal import read_journal
 from mfenv.errors import MfenvError, ModelError
 from mfenv.noise import NoiseKey
@@ -49,6 +50,7 @@ def clean_environment(monkeypatch, tmp_path):
         if name.startswith(("MFENV_OPENAI_", "OPENAI_")) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("MFENV_CACHE", str(tmp_path / "cache" / "answers.sqlite"))
+    build_backbone.cache_clear()  # one was made with the environment of another test
 
 
 def keys(n: int) -> list[NoiseKey]:
@@ -404,6 +406,20 @@ def test_settings_from_the_environment() -> None:
             of({f"MFENV_OPENAI_{name}": value})
 
 
+def test_without_the_client_the_pip_command_is_said(monkeypatch, capsys) -> None:
+    monkeypatch.setitem(sys.modules, "openai", None)
+    monkeypatch.delitem(sys.modules, "agents.backbones.served")
+    assert main(["simulate", "--backbone", "openai:m@http://127.0.0.1:9/v1"]) == 2
+    assert "pip install 'mfenv[serving]'" in capsys.readouterr().err
+
+
+def test_a_server_that_is_not_there(monkeypatch) -> None:
+    monkeypatch.setattr("agents.backbones.served._UNREACHABLE", 0.3)
+    backbone = ServedBackbone("m", f"http://127.0.0.1:{free_port()}/v1", retries=QUICK)
+    with pytest.raises(ModelError, match=r"cannot be reached \(.*is the server running\?"):
+        backbone.generate(["Hello"] * 3, keys(3), GREEDY)
+
+
 # -- a real model with log-probabilities and schemas -----------------------------------------
 
 
@@ -447,7 +463,8 @@ def test_json_of_a_schema(tiny, schemas: bool) -> None:
     for answer in answers:
         assert mismatch(answer, SCHEMA) is None
     # What the server does not take was found out by the first request alone, once.
-    left_out = {"chat_template_kwargs", "min_p", "repetition_penalty", "top_k"}
+    left_out = {"chat_template_kwargs", "generation_config"}
+    left_out |= {"min_p", "repetition_penalty", "top_k"}
     left_out |= set() if schemas else {"json_schema"}
     assert set(backbone.describe()["left_out"].split(", ")) == left_out
     assert len(bodies) == 3 + len(left_out) + 1
@@ -569,6 +586,7 @@ def whole(server, folder, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MFENV_CACHE", str(out / "answers.sqlite"))
         patch.setenv("OPENAI_API_KEY", KEY)
+        patch.setenv("NO_PROXY", "127.0.0.1")
         arguments = argv(folder, server, out / "run", "--seeds", "2")
         assert simulate(patch, arguments) == 0
     return out
@@ -690,6 +708,22 @@ def test_chat_also_inside_a_running_loop(server, folder, caplog) -> None:
     backbone.generate(["Hello"], keys(1), Sampling(max_new_tokens=4, repetition_penalty=1.3))
     with pytest.raises(MfenvError, match="without log-probabilities of given texts"):
         backbone.score(["Hello "], ["there"])
+
+
+@pytest.mark.slow
+def test_sampling_is_ancestral_where_the_server_can_be_told(server, folder, monkeypatch) -> None:
+    # transformers serve samples only if the model's own configuration says so, or we do.
+    monkeypatch.setenv("MFENV_CACHE", "off")
+    backbone = ServedBackbone(str(folder), f"http://127.0.0.1:{server}/v1")
+
+    def written(seed: int, sampling: Sampling) -> str:
+        return backbone.generate(["A new tax"], [NoiseKey(seed, 0, 0)], sampling)[0].text
+
+    free = [written(seed, Sampling(max_new_tokens=24)) for seed in (0, 1, 2, 3, 0, 1)]
+    assert len(set(free)) == 4
+    assert free[4:] == free[:2]  # the seed is the noise key's
+    greedy = Sampling(top_k=1, max_new_tokens=24)
+    assert written(0, greedy) == written(1, greedy)
 
 
 @pytest.mark.slow

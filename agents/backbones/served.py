@@ -59,6 +59,7 @@ _JSON = Sampling(temperature=0.1, max_new_tokens=2048)
 _NEUTRAL: dict[str, Any] = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 _OPTIONAL = frozenset(
     {*_NEUTRAL, "temperature", "seed", "bad_words", "chat_template_kwargs", "response_format"}
+    | {"generation_config"}
 )
 _PROMPTS: dict[str, tuple[type[ChatPrompts] | type[TaggedPrompts], str]] = {
     "chat": (ChatPrompts, _CHAT),
@@ -268,7 +269,7 @@ class ServedBackbone:
         """
         if len(conversations) != len(keys):
             raise ValueError(f"{len(conversations)} conversations but {len(keys)} noise keys")
-        told = {"role": "system", "content": instruction(schema)}
+        told = instruction(schema)
         form = {
             "type": "json_schema",
             "json_schema": {"name": "answer", "strict": True, "schema": dict(schema)},
@@ -278,7 +279,7 @@ class ServedBackbone:
                 _CHAT,
                 {
                     **self._sampled(sampling, key),
-                    "messages": [told, *({k: _sendable(v) for k, v in m.items()} for m in given)],
+                    "messages": _told(told, given),
                     "response_format": form,
                 },
                 key,
@@ -426,6 +427,8 @@ class ServedBackbone:
         form = body.get("response_format")
         if form is not None and "json_schema" in self._left_out:
             body["response_format"] = {"type": "json_object"}
+        if "top_k" in body and "top_k" in self._left_out:
+            body["generation_config"] = _generation_config(body)
         for name in self._left_out:
             body.pop(name, None)
         return body
@@ -552,6 +555,27 @@ def _seed(key: Sequence[int], again: int = 0) -> int:
     """31 bits for a noise key, the same on every machine."""
     text = "/".join(str(int(k)) for k in (*key, again))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") & 0x7FFFFFFF
+
+
+def _told(instruction: str, conversation: Sequence[Message]) -> list[dict[str, str]]:
+    """A conversation that begins with an instruction.
+
+    It stands in the first message, whoever's that is: some models know no system messages.
+    """
+    messages = [{name: _sendable(text) for name, text in m.items()} for m in conversation]
+    messages[0]["content"] = f"{instruction}\n\n{messages[0]['content']}"
+    return messages
+
+
+def _generation_config(body: Mapping[str, Any]) -> str:
+    """How ``transformers serve`` is told what it has no fields for, sampling itself included."""
+    return json.dumps(
+        {
+            "do_sample": body["temperature"] > 0,
+            "top_k": max(0, body["top_k"]),
+            "repetition_penalty": body["repetition_penalty"],
+        }
+    )
 
 
 def _sendable(text: str) -> str:
