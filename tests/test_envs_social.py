@@ -770,3 +770,38 @@ def test_real_events_can_be_drawn():
     assert len(event.posts) > 50 + 16
     assert event.truth is not None
     assert 0 < credibility_ < 1
+
+
+@pytest.mark.slow
+@pytest.mark.realdata
+@pytest.mark.parametrize(
+    ("path", "backbone"),
+    [("weibo/validation.parquet", "weibo-s"), ("pheme/streams.parquet", "embedded-en")],
+)
+def test_language_models_play_real_events(path, backbone):
+    folder = Path(os.environ.get("MFENV_DATA", Path(__file__).parents[1].parent / "shared/data"))
+    if not (folder / path).exists():
+        pytest.skip(f"no real data at {folder / path}: set MFENV_DATA to its folder")
+    env = gymnasium.make(
+        "MFLLM-Social-v0",
+        events=str(folder / path),
+        backbone=backbone,
+        objective="polarization",  # of most streams nobody knows whether their topic is true
+        horizon=2,
+        batch=4,
+        warmup=8,
+    )
+    played = []
+    for _ in range(2):
+        observation, info = env.reset(seed=5)
+        rewards, truncated = [], False
+        while not truncated:
+            observation, reward, terminated, truncated, info = env.step(4)
+            assert env.observation_space.contains(observation)
+            assert not terminated
+            rewards.append(reward)
+        played.append((observation.tobytes(), rewards, info["texts"]))
+    assert played[0] == played[1]
+    assert len(rewards) == 2
+    assert all(isinstance(text, str) for text in info["texts"])
+    assert any(info["texts"])

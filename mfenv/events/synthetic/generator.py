@@ -179,8 +179,9 @@ def random_actions(rng: np.random.Generator, worlds: int, steps: int) -> NDArray
     """Random schedules of flat actions ``(worlds, steps)``: every kind and intensity, and rests.
 
     A fifth of the worlds see no intervention; the others a rate of their own, half of them with
-    one favourite kind, so that sustained and mixed use both occur. Kinds with notices and high
-    intensities come more often, since activity fades and would show its lower levels mostly.
+    one favourite kind. In two fifths one action is taken at nearly every step, so that sustained
+    and mixed use both occur. Kinds with notices and high intensities come more often, since
+    activity fades and would show its lower levels mostly.
     """
     rate = np.where(rng.random(worlds) < 0.2, 0.0, rng.uniform(0.1, 0.9, worlds))[:, None]
     odds = np.where(np.isin(np.arange(len(Kind)), VISIBLE), 2.0, 1.0)
@@ -190,6 +191,10 @@ def random_actions(rng: np.random.Generator, worlds: int, steps: int) -> NDArray
     favourite = rng.choice(len(Kind), p=odds, size=(worlds, 1))
     kind = np.where(rng.random((worlds, 1)) < 0.5, favourite, mixed)
     intensity = rng.choice(len(INTENSITIES), p=(0.25, 0.3, 0.45), size=(worlds, steps))
+    sustained = (rng.random((worlds, 1)) < 0.4) & (rate > 0)
+    kind = np.where(sustained, favourite, kind)
+    intensity = np.where(sustained, intensity[:, :1], intensity)
+    rate = np.where(sustained, 0.9, rate)
     action = 1 + kind * len(INTENSITIES) + intensity
     return np.where(rng.random((worlds, steps)) < rate, action, 0).astype(np.intp)
 
