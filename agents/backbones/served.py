@@ -347,7 +347,7 @@ class ServedBackbone:
         if asked:
             start = time.monotonic()
             asks = [self._ask(h, r, read, start) for h, r in asked.items()]
-            spread = [_seed(r.key) for r in asked.values()]
+            spread = [int(h[:8], 16) for h in asked]
             try:
                 found = self._wire.run(
                     lambda: ask_all(
