@@ -366,8 +366,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _command(argv: Sequence[str]) -> str:
     """The command, but for where it writes."""
-    words, skip = ["python", "-m", "benchmarks.fidelity"], False
-    for word in argv:
+    words, skip = ["mfenv", "bench", "fidelity"], False
+    for word in argv[2:] if list(argv[:2]) == ["bench", "fidelity"] else argv:
         if not skip and not word.startswith(("--out", "--results")):
             words.append(word)
         skip = word in ("--out", "--results")

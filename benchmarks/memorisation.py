@@ -133,7 +133,7 @@ def run(args: argparse.Namespace) -> int:
         f"({real_rare.mean():.2%}) | {real_common.sum()} ({real_common.mean():.2%}) |",
         "",
         f"- machine: {machine()}",
-        f"- command: `python -m benchmarks.memorisation --backbone {args.backbone} --train "
+        f"- command: `mfenv bench memorisation --backbone {args.backbone} --train "
         f"TRAIN --data VALIDATION --events {args.events}`",
     ]
     text = "\n".join(lines) + "\n"

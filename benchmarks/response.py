@@ -130,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
         f"- {exact:.1%} of the model's texts could have been written by the grammar (exact "
         "labels); the rest is labelled by the classifier",
         f"- machine: {machine()}",
-        f"- command: `python -m benchmarks.response --backbone {args.backbone} --method "
+        f"- command: `mfenv bench response --backbone {args.backbone} --method "
         f"{args.method} --events {args.events} --steps {args.steps}`",
         "",
         *table(model, society),

@@ -144,7 +144,7 @@ def run(args: argparse.Namespace) -> int:
         "",
         f"- backbone: {described}",
         f"- machine: {machine()}",
-        f"- command: `python -m benchmarks.summaries --backbone {args.backbone}{source} "
+        f"- command: `mfenv bench summaries --backbone {args.backbone}{source} "
         f"--events {args.events} --steps {args.steps} --batch {args.batch}`",
     ]
     text = "\n".join(lines) + "\n"
