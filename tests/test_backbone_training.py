@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from agents.prompts import END
+from mfenv.dynamics.mean_field_text import parse_shares
 from mfenv.events.synthetic.generator import SyntheticSociety
 from mfenv.labels import one_hot
 from tests.tiny_models import TINY, tiny_tokenizer
@@ -111,6 +112,30 @@ def test_the_mean_field_of_an_example_says_what_came_before(corpus):
         if at == 1:
             assert step.mean_field == ""
     assert found
+
+
+def test_rewriting_goes_on_from_what_the_old_mean_field_says(corpus):
+    carried, moved = [], 0
+    for i in range(300):
+        plain, step = corpus.example(i), corpus.rewriting(i)
+        assert plain.actions == step.actions
+        old, new = parse_shares(step.mean_field), parse_shares(step.next_mean_field)
+        if old is None:
+            assert plain == step
+            continue
+        if step.mean_field == plain.mean_field:
+            assert plain.next_mean_field == step.next_mean_field
+            continue
+        moved += 1
+        off = old[16] - parse_shares(plain.mean_field)[16]
+        if abs(off) > 0.2:
+            carried.append((new[16] - parse_shares(plain.next_mean_field)[16]) / off)
+    assert 80 < moved < 200
+    # Of an error in the old one, one minus the batch's weight (a third to a half) stays.
+    assert len(carried) > 10
+    assert min(carried) > 0.3
+    assert max(carried) < 0.9
+    assert 0.5 < np.mean(carried) < 0.7
 
 
 def test_rare_pieces_are_dropped_and_fall_back_to_characters():

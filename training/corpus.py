@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mfenv.distributions import shares
+from mfenv.distributions import normalise, shares
 from mfenv.dynamics.mean_field_text import render, telling
 from mfenv.dynamics.models import Annotator, Reaction
 from mfenv.dynamics.reach import perception_rate
@@ -40,6 +40,9 @@ class StepExample:
     next_mean_field: str  # after the step
 
 
+_BLURRED = 0.5
+
+
 class StepCorpus(Protocol):
     """Random access to training steps."""
 
@@ -47,6 +50,10 @@ class StepCorpus(Protocol):
 
     def example(self, index: int) -> StepExample:
         """Return example ``index``, any non-negative integer."""
+        ...
+
+    def rewriting(self, index: int) -> StepExample:
+        """Example ``index`` for the job of rewriting a mean field, whatever that one says."""
         ...
 
     def unplanned(self, index: int) -> StepExample:
@@ -69,6 +76,12 @@ def label_events(events: Sequence[Event], annotator: Annotator) -> list[Labels]:
         [e.language for e in events for _ in range(len(e.posts))],
     )
     return np.split(labels, np.cumsum(sizes)[:-1])
+
+
+def _blur(perceived: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Shares ``(23,)`` around given ones, each dimension from a Dirichlet distribution."""
+    sharpness = np.exp(rng.uniform(1.0, 4.0))
+    return normalise(rng.standard_gamma(sharpness * (perceived + 0.03)), smoothing=1e-9)
 
 
 class EventCorpus:
@@ -102,6 +115,17 @@ class EventCorpus:
 
     def example(self, index: int) -> StepExample:
         """Draw an event and a step in it; the first step (no mean field yet) included."""
+        return self._draw(index, blurred=0.0)
+
+    def rewriting(self, index: int) -> StepExample:
+        """The same, but half of the old mean fields state other shares than the real ones.
+
+        What follows is worked out from what is stated: a model that rewrites its own mean field
+        must carry on from whatever it says, errors included.
+        """
+        return self._draw(index, blurred=_BLURRED)
+
+    def _draw(self, index: int, blurred: float) -> StepExample:
         rng = generator(self._seed, index)
         i = min(int(np.searchsorted(self._cdf, rng.random())), len(self._events) - 1)
         event, labels, n = self._events[i], self._labels[i], self._batch
@@ -120,6 +144,8 @@ class EventCorpus:
                 if perceived is None
                 else ((1 - rate) * perceived + rate * batch_shares)
             )
+        if perceived is not None and rng.random() < blurred:
+            perceived = _blur(perceived, rng)
         before = self._reactions(event, labels, bounds[-2], start) if steps else []
         now = self._reactions(event, labels, start, stop)
         rate = perception_rate(steps * n, n, n)

@@ -91,9 +91,9 @@ class JobDataset(Dataset[Packed]):
         job = int(np.searchsorted(self._jobs, rng.random(), side="right"))
         if job == PRIOR:
             return prior(self._tokenizer, self._corpus.unplanned(index))
-        step = self._corpus.example(index)
         if job == SUMMARISING:
-            return summarising(self._tokenizer, step)
+            return summarising(self._tokenizer, self._corpus.rewriting(index))
+        step = self._corpus.example(index)
         draw = rng.random()
         if draw < _WITHOUT:
             field = ""

@@ -57,6 +57,10 @@ class SyntheticCorpus:
             next_mean_field=step.mean_field_next,
         )
 
+    def rewriting(self, index: int) -> StepExample:
+        """The same as :meth:`example`: half of the worlds start from shares that say nothing."""
+        return self.example(index)
+
     def unplanned(self, index: int) -> StepExample:
         """A step of an event without interventions."""
         return self._events.example(index)
