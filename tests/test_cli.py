@@ -125,6 +125,8 @@ def test_interrupt_says_how_to_go_on(plugin):
         stderr=subprocess.PIPE,
         text=True,
         env=plugin,
+        # A job in the background of a script would inherit that this signal is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert process.stdout.readline() == "waiting\n"
     process.send_signal(signal.SIGINT)

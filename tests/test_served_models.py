@@ -598,7 +598,7 @@ def test_a_full_run(whole) -> None:
     assert [len(run) for run in runs] == [8, 8]
     written = [t for run in runs for step in run[4:] for t in step[2]]
     assert len(written) == 32
-    assert len(set(written)) > 8
+    assert len(set(written)) > 2  # greedy: what is likeliest for each person
     assert all(step[4] for run in runs for step in run)
     header, records = read_journal(whole / "run" / "journals" / "mf-0.jsonl")
     assert header["revision"].endswith("/v1/completions")
