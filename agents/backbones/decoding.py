@@ -7,6 +7,7 @@ positions count real tokens only, so that what a row computes does not depend on
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +18,22 @@ from transformers.cache_utils import DynamicLayer
 
 from agents.backbones.prefixes import PrefixGroup
 
-__all__ = ["Draw", "Reading", "batches", "decode", "pad_left", "read", "shares_prefixes"]
+__all__ = [
+    "Draw",
+    "Reading",
+    "batches",
+    "decode",
+    "pad_left",
+    "read",
+    "read_by_length",
+    "shares_prefixes",
+]
 
 Draw = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """Logits ``(b, V)``, row numbers ``(b,)``, what they wrote so far ``(b, t)`` → tokens ``(b,)``."""
 
+_SIMILAR = 0.7  # lengths from this part of the longest on are read together
+_PART = 16  # rows that are read together at least
 _LEAVE = 0.9  # finished rows leave when the active ones are no more than this part of the batch
 
 
@@ -142,24 +154,71 @@ def read(
 
     ``room`` is how many tokens will be written behind each.
     """
-    device = model.device
-    rows = [i for g in groups for i in g.rows]
-    prefixes = [prompts[g.rows[0]][: g.length] for g in groups]
-    rests = [prompts[i][g.length :] for g in groups for i in g.rows]
+    rows = [(k, i) for k, g in enumerate(groups) for i in g.rows]
+    return _read_rests(
+        model, prompts, groups, rows, _read_prefixes(model, prompts, groups, pad, room), pad, keep
+    )
+
+
+@torch.inference_mode()
+def read_by_length(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    groups: Sequence[PrefixGroup],
+    pad: int,
+    keep: Sequence[int],
+) -> Iterator[Reading]:
+    """Read like :func:`read`, the prefixes once, the rests in parts of similar length.
+
+    ``keep`` says for each prompt of how many last places logits are wanted; a reading has as many
+    as the longest of its rows asks for.
+    """
+    opened = _read_prefixes(model, prompts, groups, pad, 0)
+    rows = [(k, i) for k, g in enumerate(groups) for i in g.rows]
+    rows.sort(key=lambda r: (len(prompts[r[1]]) - groups[r[0]].length, r))
+    while rows:
+        longest = len(prompts[rows[-1][1]]) - groups[rows[-1][0]].length
+        size = sum(len(prompts[i]) - groups[k].length > _SIMILAR * longest for k, i in rows)
+        part = rows[-max(size, _PART) :]
+        rows = rows[: -len(part)]
+        yield _read_rests(
+            model, prompts, groups, part, copy.deepcopy(opened), pad, max(keep[i] for _, i in part)
+        )
+
+
+def _read_prefixes(
+    model: Any, prompts: Sequence[Sequence[int]], groups: Sequence[PrefixGroup], pad: int, room: int
+) -> tuple[Cache, torch.Tensor]:
+    """The cache of the groups' prefixes, a row each, and its mask ``(G, L)``; L may be 0."""
     cache = _cache(model, room)
-    ids, mask = pad_left(rests, pad, device)
-    if any(prefixes):
-        prefix_ids, prefix_mask = pad_left(prefixes, pad, device)
+    prefixes = [prompts[g.rows[0]][: g.length] for g in groups]
+    ids, mask = pad_left(prefixes, pad, model.device)
+    if ids.shape[1]:
         model(
-            input_ids=prefix_ids,
-            attention_mask=prefix_mask,
-            position_ids=_positions(prefix_mask),
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=_positions(mask),
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
         )
-        sizes = torch.tensor([len(g.rows) for g in groups], device=device)
-        index = torch.arange(len(groups), device=device).repeat_interleave(sizes)
+    return cache, mask
+
+
+def _read_rests(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    groups: Sequence[PrefixGroup],
+    rows: Sequence[tuple[int, int]],
+    opened: tuple[Cache, torch.Tensor],
+    pad: int,
+    keep: int,
+) -> Reading:
+    """Read what follows the prefixes of some rows ``(group, prompt)``; uses the cache up."""
+    cache, prefix_mask = opened
+    ids, mask = pad_left([prompts[i][groups[k].length :] for k, i in rows], pad, model.device)
+    if prefix_mask.shape[1]:
+        index = torch.tensor([k for k, _ in rows], device=model.device)
         cache.reorder_cache(index)
         mask = torch.cat([prefix_mask[index], mask], dim=1)
     logits = model(
@@ -170,7 +229,7 @@ def read(
         use_cache=True,
         logits_to_keep=keep,
     ).logits
-    return Reading(logits, cache, mask, rows)
+    return Reading(logits, cache, mask, [i for _, i in rows])
 
 
 @torch.inference_mode()

@@ -24,7 +24,14 @@ from transformers import (
 from transformers.utils import cached_file
 
 from agents.backbones.base import Generation, Score, Usage
-from agents.backbones.decoding import batches, decode, pad_left, read, shares_prefixes
+from agents.backbones.decoding import (
+    batches,
+    decode,
+    pad_left,
+    read,
+    read_by_length,
+    shares_prefixes,
+)
 from agents.backbones.prefixes import PrefixGroup, shared_prefixes
 from agents.backbones.sampling import KeyedSampling, Sampling
 from agents.prompts import ChatPrompts, PromptFormat, TaggedPrompts, neutralise
@@ -179,22 +186,23 @@ class HuggingFaceBackbone:
         after = [[*self._ids(c), self.ends[0]] for c in completions]
         whole = [a + b for a, b in zip(before, after, strict=True)]
         results: list[Score | None] = [None] * len(whole)
+        keep = [len(a) + 1 for a in after]
         longest = max(map(len, after), default=1)
         rows = max(1, _BATCH_LOGITS // (longest * int(self.model.config.vocab_size)))
         for groups in self.plan(before, whole, rows=min(rows, _BATCH_ROWS)):
-            of = [i for g in groups for i in g.rows]
-            keep = max(len(after[i]) for i in of) + 1
             with self._counted(whole, groups):
-                reading = read(self.model, whole, groups, self._pad, keep=keep)
-            target, scored = pad_left([after[i] for i in of], self._pad, self.model.device)
-            chosen = scored.bool()
-            logits = reading.logits[:, :-1][chosen].float()
-            gathered = logits.log_softmax(-1).gather(1, target[chosen][:, None])[:, 0]
-            row = chosen.nonzero()[:, 0].cpu()
-            sums = torch.zeros(len(of), dtype=torch.double)
-            sums.index_add_(0, row, gathered.double().cpu())
-            for k, i in enumerate(of):
-                results[i] = Score(float(sums[k]), len(after[i]))
+                readings = list(read_by_length(self.model, whole, groups, self._pad, keep))
+            for reading in readings:
+                of = reading.rows
+                target, scored = pad_left([after[i] for i in of], self._pad, self.model.device)
+                chosen = scored.bool()
+                logits = reading.logits[:, :-1][chosen].float()
+                gathered = logits.log_softmax(-1).gather(1, target[chosen][:, None])[:, 0]
+                row = chosen.nonzero()[:, 0].cpu()
+                sums = torch.zeros(len(of), dtype=torch.double)
+                sums.index_add_(0, row, gathered.double().cpu())
+                for k, i in enumerate(of):
+                    results[i] = Score(float(sums[k]), len(after[i]))
         if any(r is None or math.isnan(r.log_probability) for r in results):
             raise ModelError(f"backbone {self.name!r} gave a log-probability that is no number")
         return [r for r in results if r is not None]
