@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agents.backbones.base import Backbone
+from agents.backbones.base import Backbone, Generation
 from agents.backbones.sampling import Sampling
 from mfenv.dynamics.models import SummaryRequest, SummaryResult
 from mfenv.noise import NoiseKey
@@ -26,7 +26,7 @@ class BackboneMeanField:
     def summarise(self, requests: Sequence[SummaryRequest]) -> list[SummaryResult]:
         """Return m_{t+1} in the order of the requests."""
         prompts = [self.backbone.prompts.summary_prompt(r) for r in requests]
-        return self._write(prompts, [r.key for r in requests])
+        return self._write(prompts, [r.key for r in requests], [r.language for r in requests])
 
     def prior(
         self, topics: Sequence[str], languages: Sequence[str], keys: Sequence[NoiseKey]
@@ -35,11 +35,20 @@ class BackboneMeanField:
         prompts = [
             self.backbone.prompts.prior_prompt(t, x) for t, x in zip(topics, languages, strict=True)
         ]
-        return self._write(prompts, keys)
+        return self._write(prompts, keys, languages)
 
-    def _write(self, prompts: Sequence[str], keys: Sequence[NoiseKey]) -> list[SummaryResult]:
-        written = self.backbone.generate(prompts, keys, self.sampling)
+    def _write(
+        self, prompts: Sequence[str], keys: Sequence[NoiseKey], languages: Sequence[str]
+    ) -> list[SummaryResult]:
+        grammars = [self.backbone.prompts.summary_grammar(x) for x in languages]
+        written: dict[int, Generation] = {}
+        for grammar in dict.fromkeys(grammars):  # one, unless a model writes in two languages
+            rows = [i for i, g in enumerate(grammars) if g == grammar]
+            texts = self.backbone.generate(
+                [prompts[i] for i in rows], [keys[i] for i in rows], self.sampling, grammar=grammar
+            )
+            written.update(zip(rows, texts, strict=True))
         return [
             SummaryResult(g.text.strip("\n "), p, g.prompt_tokens, g.completion_tokens)
-            for p, g in zip(prompts, written, strict=True)
+            for p, g in ((p, written[i]) for i, p in enumerate(prompts))
         ]

@@ -16,6 +16,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from agents.backbones.base import Generation
 from agents.backbones.hugging_face import HuggingFaceBackbone
 from agents.backbones.sampling import KeyedSampling, Sampling
+from mfenv.dynamics.mean_field_text import Grammar
 from mfenv.noise import NoiseKey
 
 __all__ = ["BATCH", "ReferenceBackbone"]
@@ -32,10 +33,9 @@ class ReferenceBackbone(HuggingFaceBackbone):
         keys: Sequence[NoiseKey],
         sampling: Sampling,
         never: Sequence[str] = (),
+        grammar: Grammar | None = None,
     ) -> list[Generation]:
         """Write one text for each prompt."""
-        vocabulary = self.tokenizer.get_vocab()
-        suppressed = [vocabulary[t] for t in never if t in vocabulary]
         result = []
         for start in range(0, len(prompts), BATCH):
             encoded = self.tokenizer(
@@ -46,7 +46,7 @@ class ReferenceBackbone(HuggingFaceBackbone):
                 add_special_tokens=False,
             ).to(self.model.device)
             length = encoded.input_ids.shape[1]
-            draw = KeyedSampling(sampling, keys[start : start + BATCH], suppressed)
+            draw = self.sampler(sampling, keys[start : start + BATCH], never, grammar)
             with torch.inference_mode():
                 output = self.model.generate(
                     input_ids=encoded.input_ids,

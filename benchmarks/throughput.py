@@ -15,7 +15,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -63,20 +63,37 @@ def _counts(text: str) -> list[int]:
 # -- what is timed ---------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """Prompts, and the other arguments of a call, which say how to sample."""
+
+    prompts: Sequence[str]
+    keys: Sequence[Any]
+    sampling: Any
+    limits: Mapping[str, Any]  # tokens that may not be written, a grammar
+
+    @property
+    def acts(self) -> bool:
+        """Whether it asks for actions: with tokens that no action may contain."""
+        return "never" in self.limits
+
+
 @dataclass
 class _Recorder:
     """A backbone that hands on every call and keeps what was asked: the floor's batches."""
 
     inner: Any
-    calls: list[tuple[Any, ...]] = field(default_factory=list)
+    calls: list[_Call] = field(default_factory=list)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
-    def generate(self, *call: Any, **named: Any) -> Any:
+    def generate(
+        self, prompts: Sequence[str], keys: Sequence[Any], sampling: Any, **limits: Any
+    ) -> Any:
         """Generate, and keep the call."""
-        self.calls.append((*call, *named.values()))
-        return self.inner.generate(*call, **named)
+        self.calls.append(_Call(prompts, keys, sampling, limits))
+        return self.inner.generate(prompts, keys, sampling, **limits)
 
     __hash__ = object.__hash__
 
@@ -119,22 +136,20 @@ def _one_after_another(processes: Sequence[MeanFieldProcess], steps: int) -> lis
     return [p.step() for p in processes for _ in range(steps)]
 
 
-def _floor(backbone: Any, calls: Sequence[tuple[Any, ...]]) -> Callable[[], None]:
+def _floor(backbone: Any, calls: Sequence[_Call]) -> Callable[[], None]:
     """Generation alone, on token batches that are made beforehand."""
     from agents.backbones.decoding import decode, read
-    from agents.backbones.sampling import KeyedSampling
 
-    vocabulary, ready = backbone.tokenizer.get_vocab(), []
+    ready = []
     pad, ends = int(backbone.tokenizer.pad_token_id), backbone.ends
-    for prompts, keys, sampling, *never in calls:
-        ids = [backbone.prompt_ids(p) for p in prompts]
-        suppressed = [vocabulary[t] for tokens in never for t in tokens if t in vocabulary]
-        draw = KeyedSampling(sampling, keys, suppressed)
-        limit = sampling.max_new_tokens
-        ready.append((ids, list(backbone.plan(ids, ids, limit)), draw, limit))
+    for call in calls:
+        ids = [backbone.prompt_ids(p) for p in call.prompts]
+        limit = call.sampling.max_new_tokens
+        ready.append((call, ids, list(backbone.plan(ids, ids, limit)), limit))
 
     def generate() -> None:
-        for ids, plan, draw, limit in ready:
+        for call, ids, plan, limit in ready:
+            draw = backbone.sampler(call.sampling, call.keys, **call.limits)
             for groups in plan:
                 reading = read(backbone.model, ids, groups, pad, room=limit)
                 decode(backbone.model, reading, draw, ends=ends, limit=limit)
@@ -211,8 +226,7 @@ def measure(
     recorder = _Recorder(made)
     recorded = _lockstep(near.again(recorder), steps)
     floor = _floor(made, recorder.calls)
-    acted = [c for c in recorder.calls if len(c) > 3]  # actions are asked with tokens never to use
-    prompts = [p for c in acted for p in c[0]]
+    prompts = [p for call in recorder.calls if call.acts for p in call.prompts]
     texts = [t for r in recorded for t in r.texts]
     decisions = sum(len(r.texts) for r in recorded)
 

@@ -79,6 +79,8 @@ class BackboneConfig:
     """Steps between evaluations on validation steps."""
     summarising: float = 0.12
     """Share of the training sequences that rewrite a mean field."""
+    share_weight: float = 4.0
+    """Weight of a token that states a share in a mean field; other tokens have 1."""
     initial: str = ""
     """Folder of a model to go on from, with its tokenizer; empty: from scratch."""
     min_events: int = 20
@@ -149,14 +151,30 @@ def by_length(inputs: dict[str, Tensor], parts: int) -> list[dict[str, Tensor]]:
 class _Trainer(Trainer):  # type: ignore[misc]
     """The Hugging Face trainer, with packed targets and the data in its own order."""
 
+    def __init__(self, *args: Any, weights: Tensor, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._weights = weights
+
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
         return torch.utils.data.SequentialSampler(self.train_dataset)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], *args: Any, **kwargs: Any
     ) -> Tensor:
-        losses = [token_losses(model, part)[0] for part in by_length(inputs, _PARTS)]
-        return torch.cat(losses).mean()
+        parts = by_length(inputs, _PARTS)
+        losses = torch.cat([token_losses(model, part)[0] for part in parts])
+        targets = torch.cat([part["targets"][part["targets"] != IGNORED] for part in parts])
+        weights = self._weights.to(losses.device)[targets]
+        return (weights * losses).sum() / weights.sum()
+
+
+def token_weights(tokenizer: PreTrainedTokenizerBase, language: str, share_weight: float) -> Tensor:
+    """Weight of each token ``(V,)`` in the loss: those that state a share count more than words."""
+    weights = torch.ones(len(tokenizer))
+    known = tokenizer.get_vocab()
+    stated = [known[p] for p in mean_field_text.phrases(language) if p in known and "%" in p]
+    weights[stated] = share_weight
+    return weights
 
 
 @torch.inference_mode()
@@ -280,6 +298,7 @@ def train(
     trainer = _Trainer(
         model=model,
         args=arguments,
+        weights=token_weights(tokenizer, corpus.language, config.share_weight),
         train_dataset=JobDataset(
             corpus,
             tokenizer,
@@ -361,6 +380,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{field}", type=int, default=getattr(defaults, field))
     parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate)
     parser.add_argument("--summarising", type=float, default=defaults.summarising)
+    parser.add_argument("--share-weight", type=float, default=defaults.share_weight)
     parser.add_argument("--initial", default="", help="folder of a model to go on from")
 
 
@@ -378,6 +398,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         learning_rate=args.learning_rate,
         summarising=args.summarising,
+        share_weight=args.share_weight,
         initial=args.initial,
     )
     out = args.out or Path("runs") / f"backbone-{args.name}"

@@ -40,7 +40,9 @@ class StepExample:
     next_mean_field: str  # after the step
 
 
-_BLURRED = 0.5
+_BLURRED = 0.5  # of the old mean fields state other shares than the real ones
+_FRESH = 0.2  # of the examples have no old mean field
+_SMALL = (1, 2, 4, 8)  # sizes of half of the batches: what few reactions say is easier to learn
 
 
 class StepCorpus(Protocol):
@@ -115,27 +117,32 @@ class EventCorpus:
 
     def example(self, index: int) -> StepExample:
         """Draw an event and a step in it; the first step (no mean field yet) included."""
-        return self._draw(index, blurred=0.0)
+        return self._draw(index, rewriting=False)
 
     def rewriting(self, index: int) -> StepExample:
-        """The same, but half of the old mean fields state other shares than the real ones.
+        """A step of the same event, for learning to rewrite: harder and easier ones as well.
 
-        What follows is worked out from what is stated: a model that rewrites its own mean field
-        must carry on from whatever it says, errors included.
+        Half of the old mean fields state other shares than the real ones, and what follows is
+        worked out from what is stated: a model that rewrites its own mean field must carry on from
+        whatever it says, errors included. Half of the batches are small, and some come first.
         """
-        return self._draw(index, blurred=_BLURRED)
+        return self._draw(index, rewriting=True)
 
-    def _draw(self, index: int, blurred: float) -> StepExample:
+    def _draw(self, index: int, *, rewriting: bool) -> StepExample:
         rng = generator(self._seed, index)
         i = min(int(np.searchsorted(self._cdf, rng.random())), len(self._events) - 1)
         event, labels, n = self._events[i], self._labels[i], self._batch
         start = 1 + int(rng.integers(0, len(event.posts) - n))
-        stop = start + n
         # Half of the time batches are cut as the process cuts them, from the first reaction on.
         first = 1 + (start - 1) % n
         bounds = list(range(first if first < start else 1, start + 1, n))[-self._memory - 1 :]
-        perceived = None
         steps = max(0, len(bounds) - 1)
+        latest = n
+        if rewriting and rng.random() < 0.5:
+            latest = min(n, int(rng.choice(_SMALL)))
+        if rewriting and rng.random() < _FRESH:
+            steps = 0
+        perceived = None
         for k in range(steps):
             batch_shares = shares(labels[bounds[k] : bounds[k + 1]])
             rate = perception_rate(k * n, bounds[k + 1] - bounds[k], n)
@@ -144,12 +151,12 @@ class EventCorpus:
                 if perceived is None
                 else ((1 - rate) * perceived + rate * batch_shares)
             )
-        if perceived is not None and rng.random() < blurred:
+        if perceived is not None and rewriting and rng.random() < _BLURRED:
             perceived = _blur(perceived, rng)
         before = self._reactions(event, labels, bounds[-2], start) if steps else []
-        now = self._reactions(event, labels, start, stop)
-        rate = perception_rate(steps * n, n, n)
-        batch_shares = shares(labels[start:stop])
+        now = self._reactions(event, labels, start, start + latest)
+        rate = perception_rate(steps * n, latest, n)
+        batch_shares = shares(labels[start : start + latest])
         after = batch_shares if perceived is None else (1 - rate) * perceived + rate * batch_shares
         said = telling(before)
         return StepExample(

@@ -12,6 +12,7 @@ from mfenv.noise import NoiseKey
 if TYPE_CHECKING:
     from agents.backbones.sampling import Sampling
     from agents.prompts import PromptFormat
+    from mfenv.dynamics.mean_field_text import Grammar
 
 __all__ = [
     "Backbone",
@@ -68,10 +69,12 @@ class Backbone(Protocol):
         keys: Sequence[NoiseKey],
         sampling: Sampling,
         never: Sequence[str] = (),
+        grammar: Grammar | None = None,
     ) -> list[Generation]:
         """Write one text for each prompt, with the noise of its key.
 
         ``never`` are tokens that must not be written; what is no token of the model is ignored.
+        A backbone that can hold its text to a ``grammar`` does.
         """
         ...
 

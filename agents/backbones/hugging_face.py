@@ -34,7 +34,9 @@ from agents.backbones.decoding import (
 )
 from agents.backbones.prefixes import PrefixGroup, shared_prefixes
 from agents.backbones.sampling import KeyedSampling, Sampling
+from agents.backbones.token_grammar import TokenGrammar
 from agents.prompts import ChatPrompts, PromptFormat, TaggedPrompts, neutralise
+from mfenv.dynamics.mean_field_text import Grammar
 from mfenv.errors import MfenvError, ModelError
 from mfenv.noise import NoiseKey
 
@@ -68,6 +70,7 @@ class HuggingFaceBackbone:
         """
         self.reuse_prefixes = reuse_prefixes
         self.usage = Usage()
+        self._grammars: dict[Grammar, TokenGrammar | None] = {}
         self._control = [
             token.content
             for token in tokenizer.added_tokens_decoder.values()
@@ -156,14 +159,16 @@ class HuggingFaceBackbone:
         keys: Sequence[NoiseKey],
         sampling: Sampling,
         never: Sequence[str] = (),
+        grammar: Grammar | None = None,
     ) -> list[Generation]:
-        """Write one text for each prompt, without the tokens ``never``."""
+        """Write one text for each prompt, without the tokens ``never``, in the form of a grammar.
+
+        A grammar holds where each of its phrases is one token of the model.
+        """
         if len(prompts) != len(keys):
             raise ValueError(f"{len(prompts)} prompts but {len(keys)} noise keys")
         encoded = [self.prompt_ids(p) for p in prompts]
-        vocabulary = self.tokenizer.get_vocab() if never else {}
-        suppressed = [vocabulary[t] for t in never if t in vocabulary]
-        draw = KeyedSampling(sampling, keys, suppressed)
+        draw = self.sampler(sampling, keys, never, grammar)
         results: list[Generation | None] = [None] * len(prompts)
         for groups in self.plan(encoded, encoded, sampling.max_new_tokens):
             with self._counted(encoded, groups):
@@ -178,6 +183,23 @@ class HuggingFaceBackbone:
                 text = text.replace("\ufffd", "")  # bytes that spell no character
                 results[i] = Generation(text, len(encoded[i]), len(tokens))
         return [r for r in results if r is not None]
+
+    def sampler(
+        self,
+        sampling: Sampling,
+        keys: Sequence[NoiseKey],
+        never: Sequence[str] = (),
+        grammar: Grammar | None = None,
+    ) -> KeyedSampling:
+        """What draws the tokens of :meth:`generate`: one use, since it follows the texts."""
+        vocabulary = self.tokenizer.get_vocab() if never else {}
+        suppressed = [vocabulary[t] for t in never if t in vocabulary]
+        if grammar is None:
+            return KeyedSampling(sampling, keys, suppressed)
+        if grammar not in self._grammars:
+            size = int(self.model.config.vocab_size)
+            self._grammars[grammar] = TokenGrammar.compile(grammar, self.tokenizer, self.ends, size)
+        return KeyedSampling(sampling, keys, suppressed, self._grammars[grammar])
 
     @torch.inference_mode()
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> list[Score]:

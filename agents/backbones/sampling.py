@@ -15,6 +15,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from agents.backbones.token_grammar import TokenGrammar
 from mfenv.errors import MfenvError
 from mfenv.noise import NoiseKey, uniform
 
@@ -78,12 +79,19 @@ class KeyedSampling:
     """Draws each row's next token by the inverse CDF at a uniform keyed by its agent.
 
     Keys are (seed, agent, step, token): a row's draws do not depend on its place in the batch or
-    on who else is in it. ``never`` are token ids that are not drawn.
+    on who else is in it. ``never`` are token ids that are not drawn; a ``grammar`` says what may
+    follow what (then a sampler is good for one text a row, from its first token on).
     """
 
     def __init__(
-        self, sampling: Sampling, keys: Sequence[NoiseKey], never: Sequence[int] = ()
+        self,
+        sampling: Sampling,
+        keys: Sequence[NoiseKey],
+        never: Sequence[int] = (),
+        grammar: TokenGrammar | None = None,
     ) -> None:
+        self._grammar = grammar
+        self._states = None if grammar is None else grammar.start(len(keys))
         self._keys = np.asarray([tuple(k) for k in keys], dtype=np.int64).reshape(-1, 3)
         self._never = torch.tensor(list(never), dtype=torch.long)
         self._warpers = LogitsProcessorList()
@@ -103,6 +111,11 @@ class KeyedSampling:
         logits = logits.float()
         if len(self._never):
             logits = logits.index_fill(1, self._never.to(logits.device), -torch.inf)
+        if self._grammar is not None and self._states is not None:
+            at = rows.cpu()
+            if written.shape[1]:
+                self._states[at] = self._grammar.advance(self._states[at], written[:, -1].cpu())
+            logits = self._grammar.forbid(logits, self._states[at])
         if self._warpers:
             logits = self._warpers(written, logits)
         keys = self._keys[rows.cpu().numpy()]

@@ -41,6 +41,7 @@ from agents.backbones.response_cache import ResponseCache
 from agents.backbones.retries import Ask, GaveUpError, RetryPolicy, TemporaryError, ask_all
 from agents.backbones.sampling import Sampling
 from agents.prompts import END, ChatPrompts, PromptFormat, TaggedPrompts
+from mfenv.dynamics.mean_field_text import Grammar
 from mfenv.errors import MfenvError, ModelError
 from mfenv.noise import NoiseKey, uniform
 
@@ -191,10 +192,12 @@ class ServedBackbone:
         keys: Sequence[NoiseKey],
         sampling: Sampling,
         never: Sequence[str] = (),
+        grammar: Grammar | None = None,
     ) -> list[Generation]:
         """Write one text for each prompt; 0 tokens where the server does not count them.
 
-        ``never`` is passed on (``bad_words``) to servers that can leave words out. Raises
+        ``never`` is passed on (``bad_words``) to servers that can leave words out; a ``grammar``
+        is not. Raises
         ``ModelError`` if one of them cannot be had; the others are then in the cache.
         """
         if len(prompts) != len(keys):

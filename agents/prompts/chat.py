@@ -8,7 +8,7 @@ from functools import cache
 from importlib.resources import files
 
 from agents.prompts.untrusted import REACTION_CHARACTERS, TOPIC_CHARACTERS, quote
-from mfenv.dynamics.mean_field_text import exposed
+from mfenv.dynamics.mean_field_text import Grammar, exposed
 from mfenv.dynamics.models import ActionRequest, SummaryRequest
 
 __all__ = ["ChatPrompts"]
@@ -31,6 +31,10 @@ class ChatPrompts:
 
     chat = True
     never_in_actions: tuple[str, ...] = ()
+
+    def summary_grammar(self, language: str) -> Grammar | None:
+        """None: a summary is free text."""
+        return None
 
     def policy_prefix(
         self, topic: str, notices: Sequence[str], mean_field: str, language: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from mfenv.dynamics.mean_field_text import Grammar
 from mfenv.dynamics.models import ActionRequest, SummaryRequest
 
 __all__ = ["PromptFormat"]
@@ -17,6 +18,10 @@ class PromptFormat(Protocol):
     """Whether prompts are user messages for a chat template, rather than plain text."""
     never_in_actions: tuple[str, ...]
     """Tokens that no action may contain: tags, and the phrases of a written mean field."""
+
+    def summary_grammar(self, language: str) -> Grammar | None:
+        """The form that a written mean field is held to; ``None``: whatever the model writes."""
+        ...
 
     def policy_prefix(
         self, topic: str, notices: Sequence[str], mean_field: str, language: str

@@ -10,7 +10,7 @@ from agents.prompts.untrusted import (
     clip,
     unquoted,
 )
-from mfenv.dynamics.mean_field_text import QUOTES, exposed, phrases
+from mfenv.dynamics.mean_field_text import QUOTES, Grammar, exposed, grammar, phrases
 from mfenv.dynamics.models import ActionRequest, SummaryRequest
 
 __all__ = ["ACT", "END", "PAD", "SPECIAL_TOKENS", "TaggedPrompts"]
@@ -41,6 +41,10 @@ class TaggedPrompts:
         *(t for t in SPECIAL_TOKENS if t != END),
         *(p for language in ("en", "zh") for p in phrases(language) if p not in QUOTES),
     )
+
+    def summary_grammar(self, language: str) -> Grammar:
+        """What these models were trained to write, and nothing else."""
+        return grammar(language)
 
     def policy_prefix(
         self, topic: str, notices: Sequence[str], mean_field: str, language: str

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,18 @@ from mfenv.distributions import UNIFORM, normalise
 from mfenv.dynamics.models import Reaction
 from mfenv.labels import DIMENSIONS, OFFSETS, SILENT_REPOST, dimension
 
-__all__ = ["GRID", "QUOTES", "SHOWN", "exposed", "parse_shares", "phrases", "render", "telling"]
+__all__ = [
+    "GRID",
+    "QUOTES",
+    "SHOWN",
+    "Grammar",
+    "exposed",
+    "grammar",
+    "parse_shares",
+    "phrases",
+    "render",
+    "telling",
+]
 
 GRID: tuple[int, ...] = (0, 2, *range(5, 96, 5), 98, 100)
 """Percentages that a written share is rounded to."""
@@ -62,15 +74,42 @@ def _label(label: str, language: str) -> str:
     return _ZH[label] if language == "zh" else f" {label} "
 
 
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What :func:`render` can write, where shares are given: for holding a model to it."""
+
+    telling: str
+    """Stands before the telling reactions, if there are any."""
+    quotes: tuple[str, str]
+    """Stand around each of them."""
+    quotations: int
+    """So many at most."""
+    characters: int
+    """Characters of one at most."""
+    lines: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...]
+    """For each dimension its head, and for each label the phrases of which one is written."""
+
+
+def grammar(language: str) -> Grammar:
+    """The form of a rendered mean field in a language."""
+    language = _language(language)
+    lines = tuple(
+        (
+            head,
+            tuple(
+                tuple(f"{_label(label, language)}{p}%" for p in GRID)
+                for label in DIMENSIONS[dimension(name)].labels
+            ),
+        )
+        for name, head in zip(SHOWN, _HEADS[language], strict=True)
+    )
+    return Grammar(_TELLING[language], QUOTES, _MAX_TELLING, _MAX_CHARACTERS, lines)
+
+
 def phrases(language: str) -> list[str]:
     """Every fixed phrase of the format in a language: marks, heads, labels with percentages."""
     language = _language(language)
-    shares = [
-        f"{_label(label, language)}{p}%"
-        for name in SHOWN
-        for label in DIMENSIONS[dimension(name)].labels
-        for p in GRID
-    ]
+    shares = [p for _, slots in grammar(language).lines for slot in slots for p in slot]
     return [*QUOTES, *_HEADS[language], *dict.fromkeys(shares)]
 
 
