@@ -138,21 +138,12 @@ def _one_after_another(processes: Sequence[MeanFieldProcess], steps: int) -> lis
 
 def _floor(backbone: Any, calls: Sequence[_Call]) -> Callable[[], None]:
     """Generation alone, on token batches that are made beforehand."""
-    from agents.backbones.decoding import decode, read
-
-    ready = []
-    pad, ends = int(backbone.tokenizer.pad_token_id), backbone.ends
-    for call in calls:
-        ids = [backbone.prompt_ids(p) for p in call.prompts]
-        limit = call.sampling.max_new_tokens
-        ready.append((call, ids, list(backbone.plan(ids, ids, limit)), limit))
+    ready = [(call, [backbone.prompt_ids(p) for p in call.prompts]) for call in calls]
 
     def generate() -> None:
-        for call, ids, plan, limit in ready:
+        for call, ids in ready:
             draw = backbone.sampler(call.sampling, call.keys, **call.limits)
-            for groups in plan:
-                reading = read(backbone.model, ids, groups, pad, room=limit)
-                decode(backbone.model, reading, draw, ends=ends, limit=limit)
+            backbone.write(ids, call.keys, draw, call.sampling.max_new_tokens)
 
     return generate
 

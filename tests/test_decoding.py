@@ -161,6 +161,38 @@ def test_shared_prefixes_change_no_score(backbone):
     assert backbone.generate([], [], Sampling()) == []
 
 
+def test_a_call_goes_on_from_what_the_one_before_it_read(lively):
+    """As summaries do behind the actions of their step; greedy texts are those of a plain model."""
+    rng = np.random.default_rng(8)
+    starts = [rng.integers(20, 300, rng.integers(15, 60)).tolist() for _ in range(7)]
+    tail = [rng.integers(20, 300, 9).tolist() for _ in range(40)]
+    acting = [starts[i % 6] + tail[i] for i in range(40)]  # the last start is not read here
+    rewriting = [s[: len(s) - k] + tail[k] + s for k, s in enumerate(starts)]
+    sampling = Sampling(top_k=1, max_new_tokens=LIMIT)
+
+    def write(backbone, prompts, step):
+        keys = [NoiseKey(3, agent, step) for agent in range(len(prompts))]
+        draw = backbone.sampler(sampling, keys)
+        before = backbone.usage.reused_tokens
+        texts = backbone.write(prompts, keys, draw, LIMIT)
+        return texts, backbone.usage.reused_tokens - before
+
+    plain = HuggingFaceBackbone(
+        lively.model, lively.tokenizer, name="plain", prompts=lively.prompts, reuse_prefixes=False
+    )
+    expected, _ = write(plain, rewriting, 4)
+    assert write(plain, rewriting, 4) == (expected, 0)
+    write(lively, acting, 4)
+    again, reused = write(lively, rewriting, 4)
+    assert again == expected
+    assert len({tuple(t) for t in again}) == 7
+    assert reused == sum(len(s) - k for k, s in enumerate(starts[:6]))
+    # Once only, and only for the step that read them: what came before changes nothing else.
+    assert write(lively, rewriting, 4) == (expected, 0)
+    write(lively, acting, 4)
+    assert write(lively, rewriting, 5) == (expected, 0)
+
+
 # -- noise that belongs to the agent ---------------------------------------------------------
 
 

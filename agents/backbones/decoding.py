@@ -8,21 +8,24 @@ positions count real tokens only, so that what a row computes does not depend on
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from agents.backbones.prefixes import PrefixGroup
+from agents.backbones.prefixes import PrefixGroup, common_prefix
 
 __all__ = [
     "Draw",
+    "KeptPrefixes",
+    "Opened",
     "Reading",
     "batches",
     "decode",
+    "open_prefixes",
     "pad_left",
     "read",
     "read_by_length",
@@ -85,6 +88,89 @@ def _cache(model: Any, room: int) -> Cache:
 
 
 @dataclass(slots=True)
+class Opened:
+    """Prefixes that have been read, a row each, with pads to their left."""
+
+    cache: Cache
+    mask: torch.Tensor  # (G, L) of real tokens; L may be 0
+
+
+class Pick(NamedTuple):
+    """Which kept prefix a prompt goes on from, and how many of its tokens they share."""
+
+    part: int
+    row: int
+    length: int
+
+
+class KeptPrefixes:
+    """Keys and values of prefixes that one call has read, for a call that follows it.
+
+    Each has an owner, and only prompts of that owner may go on from it: what a prompt meets does
+    not depend on what else a backbone has done before.
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[Opened, list[tuple[torch.Tensor, torch.Tensor]]]] = []
+        self._entries: dict[Hashable, list[tuple[Sequence[int], int, int]]] = {}
+
+    def add(
+        self, opened: Opened, prefixes: Sequence[Sequence[int]], owners: Sequence[Hashable]
+    ) -> None:
+        """Keep opened prefixes: the tokens and the owner of each row. Nothing is copied."""
+        layers = opened.cache.layers
+        if not opened.mask.shape[1] or not all(type(x) is _RoomyLayer for x in layers):
+            return
+        self._parts.append((opened, [(x.keys, x.values) for x in layers]))
+        for row, (tokens, owner) in enumerate(zip(prefixes, owners, strict=True)):
+            entry = (tokens, len(self._parts) - 1, row)
+            self._entries.setdefault(owner, []).append(entry)
+
+    def match(self, prompts: Sequence[Sequence[int]], owners: Sequence[Hashable]) -> list[Pick]:
+        """What each prompt can go on from."""
+        result = []
+        for prompt, owner in zip(prompts, owners, strict=True):
+            best = Pick(0, 0, 0)
+            for tokens, part, row in self._entries.get(owner, ()):
+                # A prompt keeps at least its last token as its own.
+                length = common_prefix(prompt, tokens, min(len(prompt) - 1, len(tokens)))
+                if length > best.length:
+                    best = Pick(part, row, length)
+            result.append(best)
+        return result
+
+    def open(self, model: Any, picks: Sequence[Pick], room: int) -> Opened:
+        """Prefixes to go on from, a row for each of some picks that :meth:`match` made."""
+        width = max(pick.length for pick in picks)
+        some = self._parts[0][1][0][0]
+        cache = _cache(model, room)
+        lengths = torch.tensor([pick.length for pick in picks], device=some.device)
+        column = torch.arange(width, device=some.device)
+        mask = (column >= width - lengths[:, None]).long()
+        if not width:
+            return Opened(cache, mask)
+        for k, layer in enumerate(cache.layers):
+            states = []
+            for side in (0, 1):
+                out = some.new_zeros(len(picks), some.shape[1], width, some.shape[3])
+                for number in sorted({pick.part for pick in picks}):
+                    at = [i for i, pick in enumerate(picks) if pick.part == number]
+                    opened, kept = self._parts[number]
+                    rows = torch.tensor([picks[i].row for i in at], device=some.device)
+                    # Real tokens stand on the right; the wanted ones are the first of them.
+                    first = opened.mask.shape[1] - opened.mask[rows].sum(1)
+                    place = (first - width + lengths[at])[:, None] + column
+                    source = kept[k][side][rows]
+                    index = place.clamp(min=0)[:, None, :, None].expand(
+                        -1, source.shape[1], -1, source.shape[3]
+                    )
+                    out[at] = source.gather(2, index)
+                states.append(out)
+            layer.update(*states)
+        return Opened(cache, mask)
+
+
+@dataclass(slots=True)
 class Reading:
     """A batch that has been read."""
 
@@ -126,14 +212,15 @@ def batches(
         while left:
             longest = max(rest, lengths[left[0]] - group.length)
             width = max(prefix, group.length) + longest + new
-            room = min(rows, tokens // width) - count
-            # One padded width for groups of very different prefixes would waste more than a call.
-            odd = count and group.length < 0.5 * prefix
-            if count and (room < 1 or odd):
+            held = min(rows, tokens // width)
+            # Beside much longer prefixes a batch holds few rows of a group with a short one.
+            odd = 2 * held < min(rows, tokens // (group.length + longest + new))
+            if count and (held <= count or odd):
                 yield batch
                 batch, count, prefix, rest = [], 0, 0, 0
                 continue
-            taken, left = left[: max(1, room)], left[max(1, room) :]
+            room = max(1, held - count)
+            taken, left = left[:room], left[room:]
             batch.append(PrefixGroup(tuple(taken), group.length))
             count, prefix, rest = count + len(taken), max(prefix, group.length), longest
     if batch:
@@ -149,15 +236,16 @@ def read(
     *,
     keep: int = 1,
     room: int = 0,
+    opened: Opened | None = None,
 ) -> Reading:
     """Read the prompts (token ids) of some groups; logits of the last ``keep`` places of each.
 
-    ``room`` is how many tokens will be written behind each.
+    ``room`` is how many tokens will be written behind each; ``opened`` are the groups' prefixes, if
+    they have been read.
     """
     rows = [(k, i) for k, g in enumerate(groups) for i in g.rows]
-    return _read_rests(
-        model, prompts, groups, rows, _read_prefixes(model, prompts, groups, pad, room), pad, keep
-    )
+    opened = opened or open_prefixes(model, prompts, groups, pad, room)
+    return _read_rests(model, prompts, groups, rows, opened, pad, keep)
 
 
 @torch.inference_mode()
@@ -173,7 +261,7 @@ def read_by_length(
     ``keep`` says for each prompt of how many last places logits are wanted; a reading has as many
     as the longest of its rows asks for.
     """
-    opened = _read_prefixes(model, prompts, groups, pad, 0)
+    opened = open_prefixes(model, prompts, groups, pad, 0)
     rows = [(k, i) for k, g in enumerate(groups) for i in g.rows]
     rows.sort(key=lambda r: (len(prompts[r[1]]) - groups[r[0]].length, r))
     while rows:
@@ -186,10 +274,11 @@ def read_by_length(
         )
 
 
-def _read_prefixes(
+@torch.inference_mode()
+def open_prefixes(
     model: Any, prompts: Sequence[Sequence[int]], groups: Sequence[PrefixGroup], pad: int, room: int
-) -> tuple[Cache, torch.Tensor]:
-    """The cache of the groups' prefixes, a row each, and its mask ``(G, L)``; L may be 0."""
+) -> Opened:
+    """Read the prefixes of some groups, a row each; ``room`` tokens will be written behind."""
     cache = _cache(model, room)
     prefixes = [prompts[g.rows[0]][: g.length] for g in groups]
     ids, mask = pad_left(prefixes, pad, model.device)
@@ -202,7 +291,7 @@ def _read_prefixes(
             use_cache=True,
             logits_to_keep=1,
         )
-    return cache, mask
+    return Opened(cache, mask)
 
 
 def _read_rests(
@@ -210,12 +299,12 @@ def _read_rests(
     prompts: Sequence[Sequence[int]],
     groups: Sequence[PrefixGroup],
     rows: Sequence[tuple[int, int]],
-    opened: tuple[Cache, torch.Tensor],
+    opened: Opened,
     pad: int,
     keep: int,
 ) -> Reading:
     """Read what follows the prefixes of some rows ``(group, prompt)``; uses the cache up."""
-    cache, prefix_mask = opened
+    cache, prefix_mask = opened.cache, opened.mask
     ids, mask = pad_left([prompts[i][groups[k].length :] for k, i in rows], pad, model.device)
     if prefix_mask.shape[1]:
         index = torch.tensor([k for k, _ in rows], device=model.device)

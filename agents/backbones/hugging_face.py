@@ -25,8 +25,10 @@ from transformers.utils import cached_file
 
 from agents.backbones.base import Generation, Score, Usage
 from agents.backbones.decoding import (
+    KeptPrefixes,
     batches,
     decode,
+    open_prefixes,
     pad_left,
     read,
     read_by_length,
@@ -70,6 +72,7 @@ class HuggingFaceBackbone:
         """
         self.reuse_prefixes = reuse_prefixes
         self.usage = Usage()
+        self._kept = KeptPrefixes()
         self._grammars: dict[Grammar, TokenGrammar | None] = {}
         self._control = [
             token.content
@@ -169,20 +172,51 @@ class HuggingFaceBackbone:
             raise ValueError(f"{len(prompts)} prompts but {len(keys)} noise keys")
         encoded = [self.prompt_ids(p) for p in prompts]
         draw = self.sampler(sampling, keys, never, grammar)
-        results: list[Generation | None] = [None] * len(prompts)
-        for groups in self.plan(encoded, encoded, sampling.max_new_tokens):
-            with self._counted(encoded, groups):
-                reading = read(self.model, encoded, groups, self._pad, room=sampling.max_new_tokens)
-                written = decode(
-                    self.model, reading, draw, ends=self.ends, limit=sampling.max_new_tokens
-                )
-            self.usage.completion_tokens += sum(map(len, written))
+        results = []
+        written = self.write(encoded, keys, draw, sampling.max_new_tokens)
+        for ids, tokens in zip(encoded, written, strict=True):
+            kept = tokens[:-1] if tokens[-1] in self.ends else tokens
+            text = self.tokenizer.decode(kept, skip_special_tokens=True)
+            text = text.replace("\ufffd", "")  # bytes that spell no character
+            results.append(Generation(text, len(ids), len(tokens)))
+        return results
+
+    @torch.inference_mode()
+    def write(
+        self,
+        prompts: Sequence[Sequence[int]],
+        keys: Sequence[NoiseKey],
+        draw: KeyedSampling,
+        limit: int,
+    ) -> list[list[int]]:
+        """Write up to ``limit`` tokens behind each prompt (token ids), its end included.
+
+        A call goes on from prefixes that the call before it has read for the same seed and step:
+        a mean field is rewritten behind the topic and the old one, which its agents have just read.
+        """
+        owners = [(key.seed, key.step) for key in keys]
+        known, self._kept = self._kept, KeptPrefixes()
+        picks = known.match(prompts, owners)
+        groups = self._groups(prompts, max(map(len, prompts), default=0) + limit)
+        goes_on = sum(p.length for p in picks) > sum((len(g.rows) - 1) * g.length for g in groups)
+        if goes_on:
+            groups = [PrefixGroup((i,), pick.length) for i, pick in enumerate(picks)]
+        results: list[list[int]] = [[] for _ in prompts]
+        for batch in self._batches(groups, prompts, limit):
+            firsts = [g.rows[0] for g in batch]
+            with self._counted(prompts, batch, goes_on):
+                if goes_on:
+                    opened = known.open(self.model, [picks[i] for i in firsts], limit)
+                else:
+                    opened = open_prefixes(self.model, prompts, batch, self._pad, limit)
+                    now = [prompts[i][: g.length] for i, g in zip(firsts, batch, strict=True)]
+                    self._kept.add(opened, now, [owners[i] for i in firsts])
+                reading = read(self.model, prompts, batch, self._pad, room=limit, opened=opened)
+                written = decode(self.model, reading, draw, ends=self.ends, limit=limit)
             for i, tokens in zip(reading.rows, written, strict=True):
-                kept = tokens[:-1] if tokens[-1] in self.ends else tokens
-                text = self.tokenizer.decode(kept, skip_special_tokens=True)
-                text = text.replace("\ufffd", "")  # bytes that spell no character
-                results[i] = Generation(text, len(encoded[i]), len(tokens))
-        return [r for r in results if r is not None]
+                results[i] = tokens
+        self.usage.completion_tokens += sum(map(len, results))
+        return results
 
     def sampler(
         self,
@@ -211,9 +245,10 @@ class HuggingFaceBackbone:
         keep = [len(a) + 1 for a in after]
         longest = max(map(len, after), default=1)
         rows = max(1, _BATCH_LOGITS // (longest * int(self.model.config.vocab_size)))
-        for groups in self.plan(before, whole, rows=min(rows, _BATCH_ROWS)):
-            with self._counted(whole, groups):
-                readings = list(read_by_length(self.model, whole, groups, self._pad, keep))
+        groups = self._groups(before, max(map(len, whole), default=0))
+        for batch in self._batches(groups, whole, rows=min(rows, _BATCH_ROWS)):
+            with self._counted(whole, batch):
+                readings = list(read_by_length(self.model, whole, batch, self._pad, keep))
             for reading in readings:
                 of = reading.rows
                 target, scored = pad_left([after[i] for i in of], self._pad, self.model.device)
@@ -248,34 +283,39 @@ class HuggingFaceBackbone:
             )
         )
 
-    def plan(
+    def _groups(self, prompts: Sequence[Sequence[int]], longest: int) -> list[PrefixGroup]:
+        """Rows grouped by what they share, if this model (at that length) can read it once."""
+        if self.reuse_prefixes and shares_prefixes(self.model, longest):
+            return shared_prefixes(prompts)
+        return [PrefixGroup((i,), 0) for i in range(len(prompts))]
+
+    def _batches(
         self,
-        prompts: Sequence[Sequence[int]],
+        groups: Sequence[PrefixGroup],
         whole: Sequence[Sequence[int]],
         new: int = 0,
         rows: int = _BATCH_ROWS,
     ) -> Iterator[list[PrefixGroup]]:
-        """Rows ``whole`` in batches that fit memory, grouped by what their ``prompts`` share.
+        """Groups in batches that fit memory; a pure function of its arguments.
 
-        ``new`` tokens will be written behind each. A pure function of its arguments.
+        ``whole`` are all tokens of each row to be read, ``new`` more will be written behind each.
         """
         lengths = [len(w) for w in whole]
-        if self.reuse_prefixes and shares_prefixes(self.model, max(lengths, default=0) + new):
-            groups = shared_prefixes(prompts)
-        else:
-            groups = [PrefixGroup((i,), 0) for i in range(len(prompts))]
         return batches(groups, lengths, new, tokens=_BATCH_TOKENS, rows=rows)
 
     @contextmanager
     def _counted(
-        self, prompts: Sequence[Sequence[int]], groups: Sequence[PrefixGroup]
+        self,
+        prompts: Sequence[Sequence[int]],
+        groups: Sequence[PrefixGroup],
+        goes_on: bool = False,
     ) -> Iterator[None]:
         """Count a batch and the time that it takes."""
         begun = time.perf_counter()
         yield
         self.usage.model_seconds += time.perf_counter() - begun
         self.usage.prompt_tokens += sum(len(prompts[i]) for g in groups for i in g.rows)
-        self.usage.reused_tokens += sum((len(g.rows) - 1) * g.length for g in groups)
+        self.usage.reused_tokens += sum((len(g.rows) - (not goes_on)) * g.length for g in groups)
 
 
 def _revision(where: str, model: Any) -> str:

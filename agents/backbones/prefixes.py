@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-__all__ = ["PrefixGroup", "shared_prefixes"]
+__all__ = ["PrefixGroup", "common_prefix", "shared_prefixes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,14 @@ def shared_prefixes(prompts: Sequence[Sequence[int]], *, least: int = 8) -> list
     if not prompts:
         return []
     order = sorted(range(len(prompts)), key=lambda i: (prompts[i], i))
-    common = [0, *(_common(prompts[a], prompts[b]) for a, b in pairwise(order))]
+    # Every row keeps at least its last token as its own.
+    common = [
+        0,
+        *(
+            common_prefix(prompts[a], prompts[b], min(len(prompts[a]), len(prompts[b])) - 1)
+            for a, b in pairwise(order)
+        ),
+    ]
     groups = [
         PrefixGroup(tuple(sorted(order[i] for i in rows)), length)
         for rows, length in _split(common, least)
@@ -34,9 +41,8 @@ def shared_prefixes(prompts: Sequence[Sequence[int]], *, least: int = 8) -> list
     return sorted(groups, key=lambda g: (-g.length, g.rows))
 
 
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """Tokens that two prompts share at their beginning, the last one of each left out."""
-    most = min(len(a), len(b)) - 1
+def common_prefix(a: Sequence[int], b: Sequence[int], most: int) -> int:
+    """Tokens that two prompts share at their beginning, ``most`` at most."""
     if a[:most] == b[:most]:
         return most
     low, high = 0, most  # a[:low] is equal, a[:high] is not
