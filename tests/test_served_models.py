@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from http_servers import FAULTS, PLACEHOLDER, CompletionsServer, FaultProxy
 from tiny_models import write_tiny
+from transformers import AutoTokenizer
 
 from agents.backbones.base import Backbone, Generation, JsonBackbone, UnusableAnswersError
 from agents.backbones.embedded import WEIGHTS
@@ -31,7 +32,7 @@ from agents.backbones.openai_wire import (
 )
 from agents.backbones.response_cache import ResponseCache
 from agents.backbones.retries import Breaker, GaveUpError, RetryPolicy, TemporaryError, ask_all
-from agents.backbones.sampling import Sampling
+from agents.backbones.sampling import PRESETS, Sampling
 from agents.backbones.served import ServedBackbone, ServerSettings, from_spec, split_spec
 from mfenv.cli import main
 from mfenv.dynamics.assemble import build_backbone
@@ -593,12 +594,20 @@ def whole(server, folder, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_full_run(whole) -> None:
+def test_a_full_run(whole, folder) -> None:
     runs = rows(whole / "run")
     assert [len(run) for run in runs] == [8, 8]
-    written = [t for run in runs for step in run[4:] for t in step[2]]
-    assert len(written) == 32
-    assert len(set(written)) > 2  # greedy: what is likeliest for each person
+    said = [pair for run in runs for step in run[4:] for pair in zip(step[3], step[2], strict=True)]
+    assert len(said) == 32
+    # The server reads the tokenizer of a Qwen2 model in a way of its own, as AutoTokenizer does.
+    loaded = HuggingFaceBackbone.load(folder)
+    local = HuggingFaceBackbone(
+        loaded.model, AutoTokenizer.from_pretrained(folder), name="local", prompts=loaded.prompts
+    )
+    prompts = [prompt for prompt, _ in said]
+    written = local.generate(prompts, keys(32), PRESETS["greedy"].policy)
+    assert [g.text for g in written] == [text for _, text in said]
+    assert len({text for _, text in said}) > 2
     assert all(step[4] for run in runs for step in run)
     header, records = read_journal(whole / "run" / "journals" / "mf-0.jsonl")
     assert header["revision"].endswith("/v1/completions")
