@@ -26,6 +26,7 @@ from benchmarks.fidelity import machine
 from mfenv.cli import Command, integer, script
 from mfenv.dynamics.assemble import AUTO, build_annotator, build_backbone, check_names
 from mfenv.dynamics.process import MeanFieldProcess, ProcessSettings, advance, warm_up
+from mfenv.dynamics.records import StepRecord
 from mfenv.errors import MfenvError
 from mfenv.events.event import Event
 from mfenv.events.load import load_events
@@ -128,12 +129,18 @@ def _prepare(events: Sequence[Event], backbone: Any, settings: ProcessSettings) 
     return _Ready(processes)
 
 
-def _lockstep(processes: Sequence[MeanFieldProcess], steps: int) -> list[Any]:
-    return [r for _ in range(steps) for r in advance(processes)]
+_Played = dict[tuple[int, int], StepRecord]
+"""Steps that were played: by the number of the world and the step."""
 
 
-def _one_after_another(processes: Sequence[MeanFieldProcess], steps: int) -> list[Any]:
-    return [p.step() for p in processes for _ in range(steps)]
+def _lockstep(processes: Sequence[MeanFieldProcess], steps: int) -> _Played:
+    played = (enumerate(advance(processes)) for _ in range(steps))
+    return {(k, record.step): record for step in played for k, record in step}
+
+
+def _one_after_another(processes: Sequence[MeanFieldProcess], steps: int) -> _Played:
+    played = ((k, p.step()) for k, p in enumerate(processes) for _ in range(steps))
+    return {(k, record.step): record for k, record in played}
 
 
 def _floor(backbone: Any, calls: Sequence[_Call]) -> Callable[[], None]:
@@ -218,8 +225,8 @@ def measure(
     recorded = _lockstep(near.again(recorder), steps)
     floor = _floor(made, recorder.calls)
     prompts = [p for call in recorder.calls if call.acts for p in call.prompts]
-    texts = [t for r in recorded for t in r.texts]
-    decisions = sum(len(r.texts) for r in recorded)
+    texts = [t for r in recorded.values() for t in r.texts]
+    decisions = len(texts)
 
     rates: dict[str, list[float]] = {}
     outside, speedup, same = [], [], []
@@ -227,13 +234,14 @@ def measure(
         processes = near.again(plain)
         seconds, records = _timed(lambda p=processes: _one_after_another(p, steps))  # type: ignore[misc]
         rates.setdefault("reference", []).append(decisions / seconds)
-        by_step = {(r.step, tuple(r.agents), r.texts) for r in records}
-        same.append(np.mean([(r.step, tuple(r.agents), r.texts) in by_step for r in recorded]))
+        same.append(np.mean([records[at].texts == r.texts for at, r in recorded.items()]))
         for k in worlds:
             processes = _Ready(ready.processes[:k]).again(made)
             before = made.usage.model_seconds
             seconds, records = _timed(lambda p=processes: _lockstep(p, steps))  # type: ignore[misc]
-            rates.setdefault(f"engine_{k}", []).append(sum(len(r.texts) for r in records) / seconds)
+            rates.setdefault(f"engine_{k}", []).append(
+                sum(len(r.texts) for r in records.values()) / seconds
+            )
             if k == beside:
                 outside.append(1 - (made.usage.model_seconds - before) / seconds)
         rates.setdefault("floor", []).append(decisions / _timed(floor)[0])

@@ -161,6 +161,21 @@ def test_shared_prefixes_change_no_score(backbone):
     assert backbone.generate([], [], Sampling()) == []
 
 
+def test_scores_do_not_need_the_output_layer_to_be_found(backbone, monkeypatch):
+    prompts = ["<|topic|>a<|mf|><|state|>b<|act|>", "<|topic|>c<|mf|><|act|>", "<|topic|>a<|mf|>"]
+    completions = ["so it is", "", "it is so, and it is so again"]
+    usual = backbone.score(prompts, completions)
+    alone = [backbone.score([p], [c])[0] for p, c in zip(prompts, completions, strict=True)]
+    monkeypatch.setattr(backbone.model, "get_output_embeddings", lambda: None)
+    plain = backbone.score(prompts, completions)
+    for scored in (alone, plain, [backbone.score(prompts[2:], completions[2:])[0]]):
+        expected = usual if len(scored) == 3 else usual[2:]
+        for a, b in zip(scored, expected, strict=True):
+            assert a.tokens == b.tokens
+            assert a.log_probability == pytest.approx(b.log_probability, abs=1e-4)
+    assert len({s.tokens for s in usual}) == 3
+
+
 def test_a_call_goes_on_from_what_the_one_before_it_read(lively):
     """As summaries do behind the actions of their step; greedy texts are those of a plain model."""
     rng = np.random.default_rng(8)

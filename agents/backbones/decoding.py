@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ __all__ = [
     "open_prefixes",
     "pad_left",
     "read",
-    "read_by_length",
+    "read_completions",
     "shares_prefixes",
 ]
 
@@ -174,7 +175,7 @@ class KeptPrefixes:
 class Reading:
     """A batch that has been read."""
 
-    logits: torch.Tensor  # (B, K, V) at the last K places
+    logits: torch.Tensor  # (B, V) behind each prompt
     cache: Cache
     mask: torch.Tensor  # (B, L) of real tokens
     rows: list[int]  # which prompt each row is
@@ -234,44 +235,81 @@ def read(
     groups: Sequence[PrefixGroup],
     pad: int,
     *,
-    keep: int = 1,
     room: int = 0,
     opened: Opened | None = None,
 ) -> Reading:
-    """Read the prompts (token ids) of some groups; logits of the last ``keep`` places of each.
+    """Read the prompts (token ids) of some groups.
 
     ``room`` is how many tokens will be written behind each; ``opened`` are the groups' prefixes, if
     they have been read.
     """
     rows = [(k, i) for k, g in enumerate(groups) for i in g.rows]
     opened = opened or open_prefixes(model, prompts, groups, pad, room)
-    return _read_rests(model, prompts, groups, rows, opened, pad, keep)
+    logits, mask = _read_rests(model, prompts, groups, rows, opened.cache, opened.mask, pad)
+    return Reading(logits[:, -1], opened.cache, mask, [i for _, i in rows])
 
 
 @torch.inference_mode()
-def read_by_length(
+def read_completions(
     model: Any,
     prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
     groups: Sequence[PrefixGroup],
     pad: int,
-    keep: Sequence[int],
-) -> Iterator[Reading]:
-    """Read like :func:`read`, the prefixes once, the rests in parts of similar length.
+) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """Read completions (token ids, at least one each) behind their prompts.
 
-    ``keep`` says for each prompt of how many last places logits are wanted; a reading has as many
-    as the longest of its rows asks for.
+    Prefixes are read once, the rests in parts of similar length. Gives for each part its rows and
+    the logits ``(N, V)`` of all tokens of their completions, row after row.
     """
     opened = open_prefixes(model, prompts, groups, pad, 0)
+    whole = [[*p, *c] for p, c in zip(prompts, completions, strict=True)]
     rows = [(k, i) for k, g in enumerate(groups) for i in g.rows]
-    rows.sort(key=lambda r: (len(prompts[r[1]]) - groups[r[0]].length, r))
+    rows.sort(key=lambda r: (len(whole[r[1]]) - groups[r[0]].length, r))
     while rows:
-        longest = len(prompts[rows[-1][1]]) - groups[rows[-1][0]].length
-        size = sum(len(prompts[i]) - groups[k].length > _SIMILAR * longest for k, i in rows)
+        longest = len(whole[rows[-1][1]]) - groups[rows[-1][0]].length
+        size = sum(len(whole[i]) - groups[k].length > _SIMILAR * longest for k, i in rows)
         part = rows[-max(size, _PART) :]
         rows = rows[: -len(part)]
-        yield _read_rests(
-            model, prompts, groups, part, copy.deepcopy(opened), pad, max(keep[i] for _, i in part)
-        )
+        wanted = [len(completions[i]) for _, i in part]
+        cache = copy.copy(opened.cache)
+        cache.layers = [copy.copy(layer) for layer in cache.layers]  # the states are shared
+        with _only_these(model, wanted) as chosen:
+            logits, _ = _read_rests(
+                model, whole, groups, part, cache, opened.mask, pad, max(wanted) + 1
+            )
+        all_of_them = logits.shape[:2] == chosen.shape
+        yield [i for _, i in part], logits[chosen] if all_of_them else logits[0]
+
+
+@contextmanager
+def _only_these(model: Any, wanted: Sequence[int]) -> Iterator[torch.Tensor]:
+    """Have logits computed only where they are asked for: the vocabulary is much of the work.
+
+    Of row ``i``'s last K places the last ``wanted[i]`` before its very last one count. The model
+    then gives logits ``(1, N, V)``; one whose output layer is called in no usual way gives all of
+    them, ``(B, K, V)``, of which the mask ``(B, K)`` that is handed out chooses the same.
+    """
+    width = max(wanted) + 1
+    place = torch.arange(width) - (width - 1)
+    chosen = (place < 0) & (place >= -torch.tensor(wanted)[:, None])
+    chosen = chosen.to(model.device)
+    layer = model.get_output_embeddings()
+    if layer is None:
+        yield chosen
+        return
+
+    def select(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
+        hidden, *others = inputs
+        if hidden.shape[:2] != chosen.shape:
+            return None
+        return (hidden[chosen][None], *others)
+
+    handle = layer.register_forward_pre_hook(select)
+    try:
+        yield chosen
+    finally:
+        handle.remove()
 
 
 @torch.inference_mode()
@@ -299,12 +337,15 @@ def _read_rests(
     prompts: Sequence[Sequence[int]],
     groups: Sequence[PrefixGroup],
     rows: Sequence[tuple[int, int]],
-    opened: Opened,
+    cache: Cache,
+    prefix_mask: torch.Tensor,
     pad: int,
-    keep: int,
-) -> Reading:
-    """Read what follows the prefixes of some rows ``(group, prompt)``; uses the cache up."""
-    cache, prefix_mask = opened.cache, opened.mask
+    keep: int = 1,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Read what follows the prefixes of some rows ``(group, prompt)``, which the cache then holds.
+
+    Returns logits ``(B, keep, V)`` of the last places and the mask ``(B, L)`` of real tokens.
+    """
     ids, mask = pad_left([prompts[i][groups[k].length :] for k, i in rows], pad, model.device)
     if prefix_mask.shape[1]:
         index = torch.tensor([k for k, _ in rows], device=model.device)
@@ -318,7 +359,7 @@ def _read_rests(
         use_cache=True,
         logits_to_keep=keep,
     ).logits
-    return Reading(logits, cache, mask, [i for _, i in rows])
+    return logits, mask
 
 
 @torch.inference_mode()
@@ -334,7 +375,7 @@ def decode(
     written = torch.full((len(rows), limit), ends[0], device=device)
     length = torch.full((len(rows),), limit, device=device)
     stops = torch.tensor(list(ends), device=device)
-    logits = reading.logits[:, -1]
+    logits = reading.logits
     for t in range(limit):
         tokens = draw(logits, rows[active], written[active, :t])
         written[active, t] = torch.where(alive, tokens, stops[0])

@@ -29,9 +29,8 @@ from agents.backbones.decoding import (
     batches,
     decode,
     open_prefixes,
-    pad_left,
     read,
-    read_by_length,
+    read_completions,
     shares_prefixes,
 )
 from agents.backbones.prefixes import PrefixGroup, shared_prefixes
@@ -242,22 +241,19 @@ class HuggingFaceBackbone:
         after = [[*self._ids(c), self.ends[0]] for c in completions]
         whole = [a + b for a, b in zip(before, after, strict=True)]
         results: list[Score | None] = [None] * len(whole)
-        keep = [len(a) + 1 for a in after]
         longest = max(map(len, after), default=1)
         rows = max(1, _BATCH_LOGITS // (longest * int(self.model.config.vocab_size)))
         groups = self._groups(before, max(map(len, whole), default=0))
         for batch in self._batches(groups, whole, rows=min(rows, _BATCH_ROWS)):
             with self._counted(whole, batch):
-                readings = list(read_by_length(self.model, whole, batch, self._pad, keep))
-            for reading in readings:
-                of = reading.rows
-                target, scored = pad_left([after[i] for i in of], self._pad, self.model.device)
-                chosen = scored.bool()
-                logits = reading.logits[:, :-1][chosen].float()
-                gathered = logits.log_softmax(-1).gather(1, target[chosen][:, None])[:, 0]
-                row = chosen.nonzero()[:, 0].cpu()
+                parts = list(read_completions(self.model, before, after, batch, self._pad))
+            for of, logits in parts:
+                target = torch.tensor([t for i in of for t in after[i]], device=logits.device)
+                chosen = logits.float().log_softmax(-1).gather(1, target[:, None])[:, 0]
+                sizes = torch.tensor([len(after[i]) for i in of])
+                row = torch.arange(len(of)).repeat_interleave(sizes)
                 sums = torch.zeros(len(of), dtype=torch.double)
-                sums.index_add_(0, row, gathered.double().cpu())
+                sums.index_add_(0, row, chosen.double().cpu())
                 for k, i in enumerate(of):
                     results[i] = Score(float(sums[k]), len(after[i]))
         if any(r is None or math.isnan(r.log_probability) for r in results):
