@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agents.backbones.base import Backbone, Generation
-from agents.backbones.sampling import Sampling
+from agents.backbones.sampling import PRESETS, Sampling
 from mfenv.dynamics.models import SummaryRequest, SummaryResult
 from mfenv.noise import NoiseKey
 
 __all__ = ["BackboneMeanField"]
 
 SUMMARISER = -1  # the agent of a summary's noise key
-DEFAULT = Sampling(temperature=0.1, max_new_tokens=200)
+DEFAULT = PRESETS["ancestral"].mean_field
 
 
 @dataclass(frozen=True)

@@ -94,3 +94,24 @@ def test_a_tokenizer_without_the_phrases_is_not_held(lively):
     assert compiled(lively, "en") is not None
     written = BackboneMeanField(lively, Sampling(max_new_tokens=8)).summarise(requests(2, "zh"))
     assert all(parse_shares(each.text) is None for each in written)
+
+
+def test_shares_are_medians_of_what_the_model_believes(lively):
+    request = requests(1)[0]
+    prompt = lively.prompt_ids(lively.prompts.summary_prompt(request))
+    sampling = Sampling(temperature=0.5, max_new_tokens=200, median_shares=True)
+    draw = lively.sampler(sampling, [request.key], grammar=grammar("en"))
+    (written,) = lively.write([prompt], [request.key], draw, 200)
+    with torch.inference_mode():
+        logits = lively.model(torch.tensor([[*prompt, *written]])).logits[0, len(prompt) - 1 :]
+    known, checked = lively.tokenizer.get_vocab(), 0
+    for _, slots in grammar("en").lines:
+        for slot in slots:
+            tokens = torch.tensor([known[p] for p in slot])
+            place = max(k for k, t in enumerate(written) if t in tokens.tolist())
+            at_most = logits[place, tokens].softmax(0).double().cumsum(0)
+            chosen = tokens.tolist().index(written[place])
+            assert at_most[chosen] > 0.5
+            assert chosen == 0 or at_most[chosen - 1] < 0.5
+            checked += 1
+    assert checked == 16

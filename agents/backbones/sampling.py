@@ -33,6 +33,9 @@ class Sampling:
     top_k: int = 0  # 0 is no truncation
     repetition_penalty: float = 1.0
     max_new_tokens: int = 64
+    median_shares: bool = False
+    """Write each share of a mean field, where a grammar holds it, as the median of what the model
+    believes, instead of drawing it: no other choice is as close on average."""
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -56,8 +59,10 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     # Truncation is poison for a distribution, so actions are drawn ancestrally. A mean field is
-    # one summary, not a sample of a population: cold, its shares track the real ones closer.
-    "ancestral": Preset(Sampling(), Sampling(temperature=0.1, max_new_tokens=200)),
+    # one summary, not a sample of a population: its shares are those that are closest on average.
+    "ancestral": Preset(
+        Sampling(), Sampling(temperature=0.1, max_new_tokens=200, median_shares=True)
+    ),
     # The settings of the paper's released code.
     "paper": Preset(
         Sampling(temperature=0.8, top_p=0.85, top_k=50, repetition_penalty=1.2, max_new_tokens=50),
@@ -90,7 +95,7 @@ class KeyedSampling:
         never: Sequence[int] = (),
         grammar: TokenGrammar | None = None,
     ) -> None:
-        self._grammar = grammar
+        self._grammar, self._median = grammar, sampling.median_shares
         self._states = None if grammar is None else grammar.start(len(keys))
         self._keys = np.asarray([tuple(k) for k in keys], dtype=np.int64).reshape(-1, 3)
         self._never = torch.tensor(list(never), dtype=torch.long)
@@ -116,11 +121,17 @@ class KeyedSampling:
             if written.shape[1]:
                 self._states[at] = self._grammar.advance(self._states[at], written[:, -1].cpu())
             logits = self._grammar.forbid(logits, self._states[at])
+        believed = logits
         if self._warpers:
             logits = self._warpers(written, logits)
         keys = self._keys[rows.cpu().numpy()]
-        u = uniform(keys[:, 0], keys[:, 1], keys[:, 2], written.shape[1])
-        return inverse_cdf(logits.softmax(-1), torch.from_numpy(u).to(logits.device))
+        u = torch.from_numpy(uniform(keys[:, 0], keys[:, 1], keys[:, 2], written.shape[1]))
+        u = u.to(logits.device)
+        if self._grammar is not None and self._states is not None and self._median:
+            ordered = self._grammar.ordered(self._states[at]).to(logits.device)
+            logits = torch.where(ordered[:, None], believed, logits)
+            u = torch.where(ordered, 0.5, u)
+        return inverse_cdf(logits.softmax(-1), u)
 
 
 def inverse_cdf(p: torch.Tensor, u: torch.Tensor) -> torch.Tensor:

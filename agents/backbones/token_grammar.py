@@ -22,13 +22,20 @@ START = 0
 class TokenGrammar:
     """States, the tokens that each allows, and where a token leads; made by :meth:`compile`."""
 
-    def __init__(self, allowed: torch.Tensor, mask_of: torch.Tensor, moves: torch.Tensor) -> None:
+    def __init__(
+        self,
+        allowed: torch.Tensor,
+        mask_of: torch.Tensor,
+        moves: torch.Tensor,
+        ordered: torch.Tensor,
+    ) -> None:
         """``allowed (M, V)`` bool masks, ``mask_of (S,)`` of each state, ``moves (S, 3)``.
 
         From state s token ``moves[s, 0]`` leads to state ``moves[s, 1]``, any other to
-        ``moves[s, 2]``.
+        ``moves[s, 2]``. ``ordered (S,)``: whether larger tokens state larger shares there.
         """
         self._forbidden, self._mask_of, self._moves = ~allowed, mask_of, moves
+        self._ordered = ordered
 
     @classmethod
     def compile(
@@ -53,6 +60,7 @@ class TokenGrammar:
         masks: list[torch.Tensor] = []
         mask_of: list[int] = []
         moves: list[tuple[int, int, int]] = []
+        ordered: list[bool] = []
 
         def only(*tokens: int) -> torch.Tensor:
             mask = torch.zeros(vocabulary, dtype=torch.bool)
@@ -65,6 +73,7 @@ class TokenGrammar:
                 masks.append(mask)
             mask_of.append(place)
             moves.append((token, then, other))
+            ordered.append(False)
 
         telling = list(tokenizer(grammar.telling, add_special_tokens=False).input_ids)
         first = known[heads[0]]
@@ -93,9 +102,13 @@ class TokenGrammar:
             if i:
                 add(only(known[head]), -1, 0, len(moves) + 1)
             for slot in slots:
-                add(only(*(known[p] for p in slot)), -1, 0, len(moves) + 1)
+                tokens = [known[p] for p in slot]
+                add(only(*tokens), -1, 0, len(moves) + 1)
+                ordered[-1] = tokens == sorted(tokens)
         add(only(*ends), -1, 0, len(moves))
-        return cls(torch.stack(masks), torch.tensor(mask_of), torch.tensor(moves))
+        return cls(
+            torch.stack(masks), torch.tensor(mask_of), torch.tensor(moves), torch.tensor(ordered)
+        )
 
     @property
     def width(self) -> int:
@@ -110,6 +123,10 @@ class TokenGrammar:
         """States ``(b,)`` after tokens ``(b,)``."""
         moves = self._moves[states]
         return torch.where(tokens == moves[:, 0], moves[:, 1], moves[:, 2])
+
+    def ordered(self, states: torch.Tensor) -> torch.Tensor:
+        """Where a share is written next and larger tokens state larger ones, bool ``(b,)``."""
+        return self._ordered[states]
 
     def forbid(self, logits: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         """Logits ``(b, V)`` with -inf for every token that the states ``(b,)`` do not allow."""

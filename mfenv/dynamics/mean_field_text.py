@@ -87,7 +87,8 @@ class Grammar:
     characters: int
     """Characters of one at most."""
     lines: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...]
-    """For each dimension its head, and for each label the phrases of which one is written."""
+    """For each dimension its head, and for each label the phrases of which one is written, from the
+    smallest share to the largest."""
 
 
 def grammar(language: str) -> Grammar:
