@@ -147,9 +147,7 @@ class PersonaPolicy:
         """Return actions in the order of the requests, all in one backbone call."""
         keys = [r.key for r in requests]
         drawn = self.personas.draw(self._contexts(requests), keys)
-        prompts = [
-            self.prompt(r, k, j) for r, (k, j) in zip(requests, drawn.tolist(), strict=True)
-        ]
+        prompts = [self.prompt(r, k, j) for r, (k, j) in zip(requests, drawn.tolist(), strict=True)]
         return self.writer.write(prompts, keys)
 
     def score(self, requests: Sequence[ActionRequest], texts: Sequence[str]) -> list[Score]:

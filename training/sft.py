@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -93,6 +94,8 @@ def train(
         return folder
     set_seed(settings.seed)
     on_gpu = backbone.model.device.type != "cpu"
+    # transformers warns of an argument that TRL sets.
+    warnings.filterwarnings("ignore", ".*gradient_checkpointing", FutureWarning)
     trainer = _Trainer(
         model=same_weights(backbone.model),
         args=SFTConfig(
