@@ -25,7 +25,7 @@ from sklearn.cluster import KMeans
 from sklearn.feature_extraction.text import HashingVectorizer
 
 from agents.backbones.base import Backbone
-from agents.learned import PERSONAS, describe_folder
+from agents.learned import PERSONAS, check_folder, describe_folder
 from agents.personas import (
     N_FEATURES,
     Persona,
@@ -338,7 +338,7 @@ def run(args: argparse.Namespace) -> int:
         folder = train(backbone, events, settings, args.out)
         if held is not None:
             plain = BackbonePolicy(backbone)
-            learned = load(folder, "")
+            learned = load(*check_folder(str(folder), PERSONAS, backbone))
             uniform_gates = Personas(
                 learned.personas,
                 learned.language,
