@@ -8,6 +8,7 @@ backbone computes does not change by a bit.
 from __future__ import annotations
 
 import copy
+import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,9 @@ def _adapted(backbone: HuggingFaceBackbone, path: Path, revision: str) -> Huggin
     from peft import PeftModel
 
     try:
-        model = PeftModel.from_pretrained(same_weights(backbone.model), str(path))
+        with warnings.catch_warnings():  # transformers warns of a property that PEFT reads
+            warnings.filterwarnings("ignore", ".*gradient_checkpointing", FutureWarning)
+            model = PeftModel.from_pretrained(same_weights(backbone.model), str(path))
     except (OSError, ValueError, TypeError, RuntimeError, KeyError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise MfenvError(f"the adapter in {path} cannot be loaded: {reason}") from error
