@@ -2,7 +2,8 @@
 
 Factories of the entry point group ``mfenv.methods``: each takes a backbone (and sampling
 parameters for the policy model, where the backbone's own are not wanted) and gives a ``Method``.
-The policy model is the same in all of them.
+The policy model is the same in all of them, except in those that have learned something and take
+the folder that holds it (written ``sft:DIR``, ``mop:DIR``).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from mfenv.dynamics.models import MeanFieldModel, PolicyModel
 if TYPE_CHECKING:
     from agents.backbones.sampling import Sampling
 
-__all__ = ["Method", "mf", "mf_counted", "popular", "recent", "state"]
+__all__ = ["Method", "mf", "mf_counted", "mop", "popular", "recent", "sft", "state"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,8 @@ class Method:
     name: str
     policy: PolicyModel
     mean_field: MeanFieldModel
+    revision: str = ""
+    """A hash of what the method has learned beside its backbone, if anything."""
 
 
 def mf(backbone: Backbone, sampling: Sampling | None = None) -> Method:
@@ -66,6 +69,32 @@ def recent(backbone: Backbone, sampling: Sampling | None = None) -> Method:
 def popular(backbone: Backbone, sampling: Sampling | None = None) -> Method:
     """Agents see the five most popular of the last thirty reactions."""
     return Method("popular", _policy(backbone, sampling), PopularMeanField())
+
+
+def sft(backbone: Backbone, sampling: Sampling | None = None, folder: str = "") -> Method:
+    """The backbone fine-tuned on real actions given topic and state; agents see no mean field.
+
+    ``folder`` holds the adapter that ``mfenv train sft`` made for this backbone.
+    """
+    from agents.backbones.adapters import adapted
+
+    tuned, revision = adapted(backbone, folder)
+    return Method("sft", _policy(tuned, sampling), NoMeanField(), revision)
+
+
+def mop(backbone: Backbone, sampling: Sampling | None = None, folder: str = "") -> Method:
+    """Mixture of Personas (arXiv 2504.05019); agents see no mean field.
+
+    Each writes in the manner of a persona and an exemplar, drawn by weights that ``mfenv train
+    mop`` learned for this backbone; ``folder`` holds them.
+    """
+    from agents.learned import PERSONAS, check_folder
+    from agents.personas import PersonaPolicy, load
+    from agents.policy import BackbonePolicy
+
+    path, revision = check_folder(folder, PERSONAS, backbone)
+    writer = BackbonePolicy(backbone) if sampling is None else BackbonePolicy(backbone, sampling)
+    return Method("mop", PersonaPolicy(writer, load(path, revision)), NoMeanField(), revision)
 
 
 def _policy(backbone: Backbone, sampling: Sampling | None) -> PolicyModel:

@@ -9,6 +9,7 @@ from agents.backbones.base import Backbone, Score
 from agents.backbones.sampling import Sampling
 from agents.prompts import REACTION_CHARACTERS, clip
 from mfenv.dynamics.models import ActionRequest, ActionResult
+from mfenv.noise import NoiseKey
 
 __all__ = ["BackbonePolicy"]
 
@@ -29,20 +30,24 @@ class BackbonePolicy:
     def act(self, requests: Sequence[ActionRequest]) -> list[ActionResult]:
         """Return actions in the order of the requests."""
         prompts = [self.backbone.prompts.policy_prompt(r) for r in requests]
+        return self.write(prompts, [r.key for r in requests])
+
+    def score(self, requests: Sequence[ActionRequest], texts: Sequence[str]) -> list[Score]:
+        """Log-probabilities of real actions, the end of the text included."""
+        return self.score_prompts([self.backbone.prompts.policy_prompt(r) for r in requests], texts)
+
+    def write(self, prompts: Sequence[str], keys: Sequence[NoiseKey]) -> list[ActionResult]:
+        """Write one action behind each prompt."""
         written = self.backbone.generate(
-            prompts,
-            [r.key for r in requests],
-            self.sampling,
-            never=self.backbone.prompts.never_in_actions,
+            prompts, keys, self.sampling, never=self.backbone.prompts.never_in_actions
         )
         return [
             ActionResult(self._action(g.text), p, g.prompt_tokens, g.completion_tokens)
             for p, g in zip(prompts, written, strict=True)
         ]
 
-    def score(self, requests: Sequence[ActionRequest], texts: Sequence[str]) -> list[Score]:
-        """Log-probabilities of real actions, the end of the text included."""
-        prompts = [self.backbone.prompts.policy_prompt(r) for r in requests]
+    def score_prompts(self, prompts: Sequence[str], texts: Sequence[str]) -> list[Score]:
+        """Log-probability of each real action behind its prompt."""
         return self.backbone.score(prompts, [clip(t, REACTION_CHARACTERS) for t in texts])
 
     def _action(self, text: str) -> str:

@@ -35,7 +35,13 @@ from benchmarks.compare import FLOOR, Comparison, compare
 from benchmarks.metrics import WINDOWS, Interval, block_bootstrap
 from benchmarks.simulate import SAMPLINGS, Pair, build_methods
 from mfenv.cli import Command, integer, script
-from mfenv.dynamics.assemble import AUTO, build_annotator, build_backbone, check_names
+from mfenv.dynamics.assemble import (
+    AUTO,
+    build_annotator,
+    build_backbone,
+    check_names,
+    method_names,
+)
 from mfenv.dynamics.journal import Journal, RunLock, canonical
 from mfenv.dynamics.journal import run as run_journals
 from mfenv.dynamics.models import Annotator
@@ -91,7 +97,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="language model; {event} stands for the stream that it was not trained on "
         "(weibo: weibo-s, pheme: embedded-en)",
     )
-    add("--methods", default="mf,mf-counted,state,recent", metavar="NAMES", help="(%(default)s)")
+    add(
+        "--methods",
+        default="mf,mf-counted,state,recent",
+        metavar="NAMES",
+        help="separated by commas; popular, sft:DIR and mop:DIR are allowed too (%(default)s)",
+    )
     add("--baseline", default="state", metavar="NAME", help="no mean field (%(default)s)")
     add("--annotator", default=AUTO, metavar="NAME", help="what labels reactions (%(default)s)")
     add("--warmup", type=integer(1), default=50, metavar="T", help="(%(default)s)")
@@ -196,7 +207,11 @@ def _rollouts(setup: _Setup) -> tuple[list[Comparison], float, int]:
                 Journal(
                     setup.folder / "journals" / f"{_hash(setup.cases[i].event.event_id)[:16]}-"
                     f"{method}-{seed}.jsonl",
-                    {**process.identity(), **setup.identity, "method": method},
+                    {
+                        **process.identity(),
+                        **setup.identity,
+                        "method": setup.models[setup.cases[i].group][method].identity(method),
+                    },
                 )
             )
             for (i, method, seed), process in zip(keys, processes, strict=True)
@@ -280,11 +295,12 @@ def _score_block(setup: _Setup, block: Sequence[int]) -> dict[str, list[list[flo
 
 def run(args: argparse.Namespace) -> int:
     """Measure, write the results, print them."""
-    names = [name.strip() for name in args.methods.split(",") if name.strip()]
+    methods = list(dict.fromkeys(m.strip() for m in args.methods.split(",") if m.strip()))
+    names = list(method_names(methods))
     if args.baseline not in names:
         raise MfenvError(f"--baseline {args.baseline!r} is none of --methods {', '.join(names)}")
     backbone = args.backbone or {"weibo": "weibo-s", "pheme": "embedded-en"}[args.suite]
-    for method in names:
+    for method in methods:
         check_names(backbone=backbone, method=method, annotator=args.annotator)
     process = ProcessSettings(args.warmup + args.horizon, args.batch, args.warmup)
     events = load_events(args.data)
@@ -304,13 +320,13 @@ def run(args: argparse.Namespace) -> int:
     described = {
         name: build_backbone(name).describe() for name in dict.fromkeys(backbones.values())
     }
-    made = {name: build_methods(names, name, args.sampling) for name in described}
+    made = {name: build_methods(methods, name, args.sampling) for name in described}
     identity = {
         "backbone": list(described.values()),
         "annotator": build_annotator(args.annotator, cases[0].event).name,
         "sampling": args.sampling,
         "cases": _hash("\n".join(case.event.event_id for case in cases)),
-        "methods": names,
+        "methods": [pair.identity(name) for name, pair in next(iter(made.values())).items()],
         "seeds": args.seeds,
     }
     settings = {**identity, "process": [process.agents, process.batch, process.warmup]}
@@ -347,6 +363,7 @@ def run(args: argparse.Namespace) -> int:
             "sampling": args.sampling,
         },
         "backbone": list(described.values()),
+        "methods": identity["methods"],
         "annotator": identity["annotator"],
         **_summary(cases, comparisons, likelihoods, args.baseline),
         "decisions": decisions,
@@ -525,10 +542,10 @@ def _verdict(result: Mapping[str, Any]) -> list[str]:
         if method == baseline:
             continue
         gap = row["minus_baseline_per_token"]
-        word = f"than without it (`{baseline}`): {_show(gap, sign=True)} nats a token."
+        word = f"than that of `{baseline}`: {_show(gap, sign=True)} nats a token."
         if _clear(gap):
             lower = "lower" if gap["mean"] < 0 else "higher"
-            lines.append(f"Likelihood: the NLL with the mean field of `{method}` is {lower} {word}")
+            lines.append(f"Likelihood: the NLL of `{method}` is {lower} {word}")
         else:
             lines.append(f"Likelihood: the NLL of `{method}` is not clearly other {word}")
     return lines
@@ -623,6 +640,7 @@ def _markdown(result: Mapping[str, Any]) -> str:
         + f", list "
         f"SHA-256 `{cases['sha256'][:16]}…`",
         f"- Backbone: {backbones}",
+        f"- Methods: {', '.join(result['methods'])}",
         f"- Annotator: {result['annotator']}; sampling: {settings['sampling']}; batch "
         f"{settings['batch']}; seeds 0 to {settings['seeds'] - 1}",
         f"- {result['decisions']:,} decisions in {result['seconds']:,.0f} s on {result['machine']}",

@@ -27,7 +27,14 @@ from benchmarks.metrics import Interval
 from benchmarks.report import Effect, Method, Report, Samples, render
 from mfenv import plugins
 from mfenv.cli import integer
-from mfenv.dynamics.assemble import AUTO, ModelPair, build_annotator, build_backbone, check_names
+from mfenv.dynamics.assemble import (
+    AUTO,
+    build_annotator,
+    build_backbone,
+    check_names,
+    make_method,
+    method_names,
+)
 from mfenv.dynamics.journal import Journal, RunLock, canonical
 from mfenv.dynamics.journal import run as run_journals
 from mfenv.dynamics.models import Annotator, MeanFieldModel, PolicyModel
@@ -92,7 +99,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--method",
         action="append",
         metavar="NAME",
-        help="mf, mf-counted, state, recent or popular; repeat it or separate by commas (mf)",
+        help="mf, mf-counted, state, recent, popular, sft:DIR or mop:DIR (folders that mfenv train "
+        "sft and mfenv train mop made); repeat it or separate by commas (mf)",
     )
     add("--annotator", default=AUTO, metavar="NAME", help="what labels reactions (%(default)s)")
     add(
@@ -179,6 +187,7 @@ class Outcome:
     differences: Mapping[str, Difference]
     revision: str
     annotator: str
+    learned: Mapping[str, str]  # method → hash of what it learned beside its backbone
     coverage: Mapping[str, float]  # method → share of its texts whose labels are exact
     seconds: float
     decisions: int  # actions that the policy model chose
@@ -330,7 +339,7 @@ def simulate(
     pairs = build_methods(simulation.methods, simulation.backbone, simulation.sampling)
     annotator = build_annotator(simulation.annotator, event)
     revision = build_backbone(simulation.backbone).describe().get("revision", "unknown")
-    keys = [(method, seed) for method in simulation.methods for seed in simulation.seeds]
+    keys = [(method, seed) for method in pairs for seed in simulation.seeds]
     done = 0
 
     def begin() -> list[MeanFieldProcess]:
@@ -360,7 +369,7 @@ def simulate(
             **process.identity(),
             "backbone": simulation.backbone,
             "revision": revision,
-            "method": method,
+            "method": pairs[method].identity(method),
             "annotator": annotator.name,
             "sampling": simulation.sampling,
             "schedule": plan,
@@ -398,6 +407,7 @@ def simulate(
         differences={m: difference(runs[m], changed_runs[m], prefix) for m in changed_runs},
         revision=revision,
         annotator=annotator.name,
+        learned={m: pair.revision for m, pair in pairs.items() if pair.revision},
         coverage=_coverage(runs, event, annotator),
         seconds=_seconds(folder / "journals", keys, bool(simulation.schedule)),
         decisions=sum(
@@ -411,14 +421,19 @@ def simulate(
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The two models of a method."""
+    """The two models of a method, and a hash of what it has learned beside its backbone."""
 
     policy: PolicyModel
     mean_field: MeanFieldModel
+    revision: str = ""
+
+    def identity(self, name: str) -> str:
+        """The method's name with that hash: what a run is only continued with."""
+        return f"{name}@{self.revision}" if self.revision else name
 
 
-def build_methods(names: Sequence[str], backbone: str, sampling: str) -> dict[str, Pair]:
-    """The methods by name on one backbone, with sampling parameters by name."""
+def build_methods(methods: Sequence[str], backbone: str, sampling: str) -> dict[str, Pair]:
+    """The methods on one backbone by their short names, with sampling parameters by name."""
     chosen = None
     if sampling != SAMPLINGS[0]:  # a backbone's own sampling is ancestral
         from agents.backbones.sampling import preset
@@ -426,9 +441,9 @@ def build_methods(names: Sequence[str], backbone: str, sampling: str) -> dict[st
         chosen = preset(sampling).policy
     made = build_backbone(backbone)
     result = {}
-    for name in names:
-        pair: ModelPair = plugins.load("mfenv.methods", name)(made, chosen)
-        result[name] = Pair(pair.policy, pair.mean_field)
+    for name, method in method_names(methods).items():
+        pair = make_method(method, made, chosen)
+        result[name] = Pair(pair.policy, pair.mean_field, getattr(pair, "revision", ""))
     return result
 
 
@@ -505,7 +520,7 @@ def _result(simulation: Simulation, outcome: Outcome) -> dict[str, Any]:
     result: dict[str, Any] = {
         "event": simulation.event.event_id,
         "backbone": simulation.backbone,
-        "method": ",".join(simulation.methods),
+        "method": ",".join(method_names(simulation.methods)),
         "seeds": len(simulation.seeds),
         "kl": {
             score.name: {
@@ -517,6 +532,8 @@ def _result(simulation: Simulation, outcome: Outcome) -> dict[str, Any]:
             for score in comparison.scores
         },
     }
+    if outcome.learned:
+        result["learned"] = dict(outcome.learned)
     if simulation.schedule:
         result["intervention"] = {
             "schedule": simulation.plan,
@@ -628,7 +645,9 @@ def _report(simulation: Simulation, outcome: Outcome, command: str) -> Report:
         "Models": {
             "backbone": simulation.backbone,
             "revision": outcome.revision,
-            "methods": ", ".join(simulation.methods),
+            "methods": ", ".join(
+                f"{m} ({outcome.learned[m]})" if m in outcome.learned else m for m in outcome.runs
+            ),
             "annotator": outcome.annotator,
             **({"labels that are exact": _coverage_text(outcome)} if outcome.coverage else {}),
             "sampling": _SAMPLING_TEXT[simulation.sampling],

@@ -23,7 +23,7 @@ _EXTRAS = {
     "tokenizers": "llm",
     "jinja2": "llm",
     "trl": "training",
-    "peft": "training",
+    "peft": "llm",
     "datasets": "training",
     "accelerate": "training",
     "tensorboard": "training",

@@ -7,11 +7,12 @@ phrase, so that a small tokenizer can hold it in few tokens; free text comes las
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from functools import lru_cache
 
 from mfenv.events.event import Profile
 
-__all__ = ["MAX_DESCRIPTION", "UNKNOWN", "phrases", "state_text"]
+__all__ = ["MAX_DESCRIPTION", "UNKNOWN", "join", "phrases", "state_text"]
 
 UNKNOWN: dict[str, str] = {"en": "unknown person", "zh": "未知用户"}
 """State of an agent of whom nothing is known, by language."""
@@ -84,7 +85,12 @@ def state_text(profile: Profile | None, language: str) -> str:
         parts.append(_VERIFIED[language][bool(profile.verified)])
     if description := _fold(profile.description, MAX_DESCRIPTION):
         parts.append(_ABOUT[language] + description)
-    return _JOIN[language].join(parts) or UNKNOWN[language]
+    return join(parts, language) or UNKNOWN[language]
+
+
+def join(parts: Sequence[str], language: str) -> str:
+    """Several phrases about a person as one line."""
+    return _JOIN[_language(language)].join(parts)
 
 
 def _language(language: str) -> str:

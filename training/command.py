@@ -6,13 +6,15 @@ from mfenv.cli import Jobs
 
 __all__ = ["HELP", "add_arguments", "run"]
 
-HELP = "train an annotator or a small language model (backbone) from scratch"
+HELP = "train an annotator, a small language model (backbone), or a baseline on a backbone"
 
 _JOBS = Jobs(
     "train",
     {
         "annotator": ("training.annotator", "the classifier that labels reactions"),
         "backbone": ("training.backbone", "a small causal language model for populations"),
+        "mop": ("training.mop", "personas and their gates, for the method mop"),
+        "sft": ("training.sft", "an adapter that is fine-tuned on real reactions"),
     },
 )
 add_arguments = _JOBS.add_arguments

@@ -238,7 +238,7 @@ class HuggingFaceBackbone:
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> list[Score]:
         """Log-probability of each completion and of its end behind its prompt, in nats."""
         before = [self.prompt_ids(p) for p in prompts]
-        after = [[*self._ids(c), self.ends[0]] for c in completions]
+        after = [self.completion_ids(c) for c in completions]
         whole = [a + b for a, b in zip(before, after, strict=True)]
         results: list[Score | None] = [None] * len(whole)
         longest = max(map(len, after), default=1)
@@ -262,6 +262,10 @@ class HuggingFaceBackbone:
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def completion_ids(self, text: str) -> list[int]:
+        """Token ids of a completion and its end."""
+        return [*self._ids(text), self.ends[0]]
 
     def prompt_ids(self, prompt: str) -> list[int]:
         """Token ids of a prompt, in the chat template if the format is a chat."""

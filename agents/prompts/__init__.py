@@ -6,7 +6,7 @@ topic → notices → mean field → state → instruction, so that the agents o
 up to the state. Topics, posts and profiles are untrusted data (:mod:`agents.prompts.untrusted`).
 """
 
-from agents.prompts.chat import ChatPrompts
+from agents.prompts.chat import ChatPrompts, label_words
 from agents.prompts.format import PromptFormat
 from agents.prompts.tagged import ACT, END, PAD, SPECIAL_TOKENS, TaggedPrompts
 from agents.prompts.untrusted import REACTION_CHARACTERS, clip, neutralise
@@ -21,5 +21,6 @@ __all__ = [
     "PromptFormat",
     "TaggedPrompts",
     "clip",
+    "label_words",
     "neutralise",
 ]

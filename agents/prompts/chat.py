@@ -6,21 +6,33 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 from agents.prompts.untrusted import REACTION_CHARACTERS, TOPIC_CHARACTERS, quote
 from mfenv.dynamics.mean_field_text import Grammar, exposed
 from mfenv.dynamics.models import ActionRequest, SummaryRequest
+from mfenv.states import UNKNOWN, join
 
-__all__ = ["ChatPrompts"]
+__all__ = ["ChatPrompts", "label_words"]
 
 _TOPIC, _NOTICES, _FIELD, _STATE = TOPIC_CHARACTERS * 4, 600, 1200, 300  # characters
 
 
 @cache
-def _templates(language: str) -> Mapping[str, str]:
+def _file(language: str) -> Mapping[str, Any]:
     name = "zh" if language == "zh" else "en"
     text = files(__package__).joinpath(f"{name}.toml").read_text(encoding="utf-8")
     return tomllib.loads(text)
+
+
+def _templates(language: str) -> Mapping[str, str]:
+    return _file(language)
+
+
+def label_words(language: str) -> Mapping[str, str]:
+    """What a person does whose reactions have a label, for every ``dimension/label``."""
+    words: Mapping[str, str] = _file(language)["labels"]
+    return words
 
 
 class ChatPrompts:
@@ -58,6 +70,17 @@ class ChatPrompts:
         return self.policy_prefix(
             request.topic, request.notices, request.mean_field, request.language
         ) + self.policy_suffix(request.state, request.language)
+
+    def persona_prompt(self, request: ActionRequest, persona: str, exemplar: str) -> str:
+        """Topic and notices, then the person, the group they are like, and what one of it wrote."""
+        text = _templates(request.language)
+        own = [] if request.state in UNKNOWN.values() else [request.state]
+        return self.policy_prefix(request.topic, request.notices, "", request.language) + text[
+            "act_persona"
+        ].format(
+            state=quote(join([persona, *own], request.language), _STATE),
+            exemplar=quote(exemplar.strip() or text["act_silent"], REACTION_CHARACTERS),
+        )
 
     def summary_prompt(self, request: SummaryRequest) -> str:
         """Ask for a new summary in six aspects, most important first (PAPER.md)."""

@@ -44,3 +44,11 @@ class PromptFormat(Protocol):
     def policy_prompt(self, request: ActionRequest) -> str:
         """The whole prompt of one agent."""
         ...
+
+    def persona_prompt(self, request: ActionRequest, persona: str, exemplar: str) -> str:
+        """The prompt of one agent who reacts in the manner of a persona and of one reaction.
+
+        It has no mean field. The agent's own state, where it is known, stands beside the persona;
+        an exemplar ``""`` is a repost without words.
+        """
+        ...

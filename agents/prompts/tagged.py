@@ -10,8 +10,9 @@ from agents.prompts.untrusted import (
     clip,
     unquoted,
 )
-from mfenv.dynamics.mean_field_text import QUOTES, Grammar, exposed, grammar, phrases
+from mfenv.dynamics.mean_field_text import QUOTES, Grammar, exposed, grammar, phrases, render
 from mfenv.dynamics.models import ActionRequest, SummaryRequest
+from mfenv.states import UNKNOWN, join
 
 __all__ = ["ACT", "END", "PAD", "SPECIAL_TOKENS", "TaggedPrompts"]
 
@@ -62,6 +63,16 @@ class TaggedPrompts:
         return self.policy_prefix(
             request.topic, request.notices, request.mean_field, request.language
         ) + self.policy_suffix(request.state, request.language)
+
+    def persona_prompt(self, request: ActionRequest, persona: str, exemplar: str) -> str:
+        """The persona in the place of the state, the exemplar where single reactions stand."""
+        own = [] if request.state in UNKNOWN.values() else [request.state]
+        return self.policy_prefix(
+            request.topic,
+            request.notices,
+            render(None, [exemplar] if exemplar.strip() else [], request.language),
+            request.language,
+        ) + self.policy_suffix(join([persona, *own], request.language), request.language)
 
     def summary_prompt(self, request: SummaryRequest) -> str:
         """Topic, old mean field, the latest reactions."""

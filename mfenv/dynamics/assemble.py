@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -19,6 +21,8 @@ __all__ = [
     "build_method",
     "build_process",
     "check_names",
+    "make_method",
+    "method_names",
 ]
 
 AUTO = "auto"
@@ -43,7 +47,7 @@ def check_names(*, backbone: str, method: str, annotator: str) -> None:
     """Raise ``MfenvError`` with the known names where one of the names is not registered."""
     for group, name in (
         ("mfenv.backbones", backbone.partition(":")[0]),
-        ("mfenv.methods", method),
+        ("mfenv.methods", method.partition(":")[0]),
         ("mfenv.annotators", annotator.partition(":")[0]),
     ):
         if annotator == AUTO and group == "mfenv.annotators":
@@ -75,8 +79,34 @@ def build_method(method: str, backbone: str) -> ModelPair:
     Equal names give the same models, so that :func:`mfenv.dynamics.process.advance` hands the
     requests of many processes to them in one call.
     """
-    pair: ModelPair = plugins.load("mfenv.methods", method)(build_backbone(backbone))
+    return make_method(method, build_backbone(backbone))
+
+
+def make_method(method: str, backbone: Any, sampling: Any = None) -> ModelPair:
+    """A method on a loaded backbone; one that takes an argument is written ``NAME:ARGUMENT``.
+
+    ``sampling`` are the policy model's parameters where the backbone's own are not wanted.
+    """
+    head, colon, argument = method.partition(":")
+    factory = plugins.load("mfenv.methods", head)
+    if colon and len(inspect.signature(factory).parameters) < 3:
+        raise MfenvError(f"method {head!r} takes no argument, {argument!r} was given; use {head}")
+    arguments = (backbone, sampling, argument) if colon else (backbone, sampling)
+    pair: ModelPair = factory(*arguments)
     return pair
+
+
+def method_names(methods: Sequence[str]) -> dict[str, str]:
+    """A short name for each method, for tables and files: name → method.
+
+    What follows the colon is left out; methods that are then the same are numbered.
+    """
+    heads = [method.partition(":")[0] for method in methods]
+    names: dict[str, str] = {}
+    for i, (head, method) in enumerate(zip(heads, methods, strict=True)):
+        several = heads.count(head) > 1
+        names[f"{head}-{heads[: i + 1].count(head)}" if several else head] = method
+    return names
 
 
 @lru_cache(maxsize=4)
