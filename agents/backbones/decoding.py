@@ -37,7 +37,7 @@ Draw = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """Logits ``(b, V)``, row numbers ``(b,)``, what they wrote so far ``(b, t)`` → tokens ``(b,)``."""
 
 _SIMILAR = 0.7  # lengths from this part of the longest on are read together
-_PART = 16  # rows that are read together at least
+_PART = 8  # rows that are read together at least
 _LEAVE = 0.9  # finished rows leave when the active ones are no more than this part of the batch
 
 
@@ -67,8 +67,12 @@ class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         """Keep the rows ``beam_idx``, each as often as it stands there."""
-        size = self.keys.shape[-2] if self._buffers is None else self._buffers[0].shape[-2]
-        self._hold(self.keys.index_select(0, beam_idx), self.values.index_select(0, beam_idx), size)
+        if self._buffers is None:
+            return
+        held = self.keys.shape[-2]
+        keys, values = (b.index_select(0, beam_idx) for b in self._buffers)
+        self._buffers = (keys, values)
+        self.keys, self.values = keys[:, :, :held], values[:, :, :held]
 
     def _hold(self, keys: torch.Tensor, values: torch.Tensor, size: int) -> None:
         held = keys.shape[-2]
@@ -262,9 +266,10 @@ def read_completions(
     Prefixes are read once, the rests in parts of similar length. Gives for each part its rows and
     the logits ``(N, V)`` of all tokens of their completions, row after row.
     """
-    opened = open_prefixes(model, prompts, groups, pad, 0)
     whole = [[*p, *c] for p, c in zip(prompts, completions, strict=True)]
     rows = [(k, i) for k, g in enumerate(groups) for i in g.rows]
+    room = max(len(whole[i]) - groups[k].length for k, i in rows)
+    opened = open_prefixes(model, prompts, groups, pad, room)
     rows.sort(key=lambda r: (len(whole[r[1]]) - groups[r[0]].length, r))
     while rows:
         longest = len(whole[rows[-1][1]]) - groups[rows[-1][0]].length
