@@ -124,7 +124,8 @@ def test_training_learns_a_planted_rule_and_writes_the_same_bytes_twice(tmp_path
         pretrain=4000,
         rare=3,
         distil=4000,
-        folds=3,
+        folds=2,
+        held=1,
         epochs=20,
     )
     paths = [
