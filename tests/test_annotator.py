@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 
 import numpy as np
 import pytest
@@ -12,13 +13,14 @@ from agents.annotators.classifier import (
     ClassifierAnnotator,
     Head,
     Network,
+    Reader,
     decide,
     load,
     softmax,
     unfold,
 )
 from agents.annotators.features import FORM_FEATURES, featurise
-from agents.annotators.ngrams import bags, encode_texts
+from agents.annotators.ngrams import READ, bags, encode_texts, tokens
 from agents.annotators.rules import apply_rules, emoticons_alone, silent_reposts
 from mfenv.dynamics.models import Annotator
 from mfenv.errors import ModelError
@@ -121,6 +123,38 @@ def test_a_text_cannot_forge_the_symbols_of_the_encoding() -> None:
     assert encode_texts(["\ud800"]).n == 1  # a lone surrogate stops nothing
 
 
+def test_tokens_are_words_emoticons_and_characters_in_order() -> None:
+    text = tokens(encode_texts(["don't 你好[泪]!", "", "你"]))
+    assert np.bincount(text.row).tolist() == [7, 2, 3]  # marks included
+    own, pair, _ = text.hashes.T
+    assert own[2] == own[-2]  # the same character, wherever it stands
+    assert pair[2] != pair[-2]  # what stands before it differs
+    assert len(set(own[:7].tolist())) == 7
+    stems = tokens(encode_texts(["wonderful wonder"])).hashes[1:3]
+    assert stems[0, 2] == stems[1, 2]
+    assert stems[0, 0] != stems[1, 0]
+
+
+def test_a_huge_text_is_cut_and_leaves_its_neighbours_alone() -> None:
+    text = tokens(encode_texts(["长" + "啊哦" * 100_000, "你好"]))
+    assert np.bincount(text.row).tolist() == [READ, 4]
+    np.testing.assert_array_equal(text.hashes[READ:], tokens(encode_texts(["你好"])).hashes)
+
+
+def test_the_reader_sees_order_and_quoted_words() -> None:
+    texts = ["甲乙丙", "丙乙甲", "甲 乙丙"]
+    f = featurise(["乙"] * 3, texts, "zh")
+    topic = np.ones((3, 2))
+    states = _reader().read(f.tokens, f.quoted, topic)
+    assert states.shape == (3, 6)
+    assert np.abs(states[0] - states[1]).max() > 1e-3
+    np.testing.assert_allclose(states[0], states[2])
+    unquoted = _reader().read(f.tokens, np.zeros_like(f.quoted), topic)
+    assert np.abs(states[0] - unquoted[0]).max() > 1e-3
+    elsewhere = _reader().read(f.tokens, f.quoted, -topic)
+    assert np.abs(states[0] - elsewhere[0]).max() > 1e-3
+
+
 def test_form_features_are_what_their_names_say() -> None:
     f = featurise(["雷锋精神万岁"] * 2, ["雷锋精神！！吗?", "嗯"], "zh")
     column = {name: f.form[:, i] for i, name in enumerate(FORM_FEATURES)}
@@ -156,13 +190,29 @@ def test_unfolding_recovers_planted_shares() -> None:
     np.testing.assert_allclose(unfold(edge @ confusion, confusion, 5000), edge, atol=1e-3)
 
 
+def _reader() -> Reader:
+    """A reader with random weights: states of four numbers, two heads with three values each."""
+    rng = np.random.default_rng(6)
+    return Reader(
+        table=rng.normal(size=(128, 4)).astype(np.float32),
+        quoted=rng.normal(size=4),
+        near=rng.normal(size=(2, 12, 4)),
+        near_bias=rng.normal(size=(2, 4)),
+        key=rng.normal(size=(4, 2 * 5)),
+        value=rng.normal(size=(4, 2 * 3)),
+        query=rng.normal(size=(2, 2 * 5)),
+        query_bias=rng.normal(size=(2, 5)),
+    )
+
+
 def _tiny() -> ClassifierAnnotator:
     """An annotator with random weights and heads that match a planted confusion of `rumor`."""
     rng = np.random.default_rng(5)
-    k = 4 + 2 * 2 + len(FORM_FEATURES)
+    k = 4 + 2 * 2 + len(FORM_FEATURES) + 2 * 3
     network = Network(
         table=rng.normal(size=(256, 4)).astype(np.float32),
         topic_table=rng.normal(size=(64, 2)).astype(np.float32),
+        reader=_reader(),
         hidden=rng.normal(size=(k, 3)),
         hidden_bias=rng.normal(size=3),
         output=rng.normal(size=(3, N_LABELS)),
@@ -289,6 +339,24 @@ def test_missing_and_damaged_weights_are_named(tmp_path) -> None:
     (tmp_path / "zh.safetensors").write_bytes(b"not weights")
     with pytest.raises(ModelError, match=r"zh\.safetensors"):
         ClassifierAnnotator.load(tmp_path)
+
+
+def test_weights_of_an_older_format_are_refused(tmp_path) -> None:
+    safetensors = pytest.importorskip("safetensors.numpy")
+    meta = {"mfenv": '{"format": "mfenv-annotator-1", "language": "zh"}'}
+    tensors = {"table": np.zeros((2, 2), dtype=np.int8)}
+    safetensors.save_file(tensors, tmp_path / "zh.safetensors", metadata=meta)
+    with pytest.raises(ModelError, match=r"'mfenv-annotator-1'.*needed 'mfenv-annotator-2'"):
+        ClassifierAnnotator.load(tmp_path)
+
+
+def test_labelling_is_fast_enough_for_a_simulation() -> None:
+    annotator = load()
+    texts = [f"{text} {i}" for i in range(300) for _, text, _ in _TEXTS]
+    annotator.label(texts[:8], texts[:8], ["zh"] * 8)
+    begun = time.process_time()
+    annotator.label(["某地发生地震"] * len(texts), texts, ["zh"] * len(texts))
+    assert 60 * len(texts) / (time.process_time() - begun) > 20_000
 
 
 def test_softmax_is_one_in_every_dimension_even_for_huge_logits() -> None:

@@ -170,7 +170,14 @@ def test_students_learn_what_the_sentence_teacher_alone_knows() -> None:
     sure = (0.98 * one_hot(truth) + 0.005).astype(np.float32)
     pseudo = Pseudo(np.arange(3000), np.stack([sure, sure]), one_hot(labels))
     settings = Settings(
-        bits=12, width=12, pretrain=0, distil=3000, distil_fold=500, folds=2, epochs=50
+        bits=12,
+        width=12,
+        reader_bits=8,
+        reader_width=16,
+        pretrain=0,
+        distil=3000,
+        folds=2,
+        epochs=12,
     )
     trained = train_language("en", annotated, unlabelled, settings, sentence=pseudo)
 

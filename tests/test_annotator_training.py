@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.annotator import agreement, resample
-from mfenv.labels import DIMENSIONS, N_DIMENSIONS, N_LABELS, SLICES, dimension, encode
+from mfenv.labels import DIMENSIONS, N_DIMENSIONS, N_LABELS, SLICES, dimension, encode, one_hot
 from training.annotator import Settings, kappa, tune_offsets
 
 # --- measures ----------------------------------------------------------------------------------
@@ -113,11 +113,20 @@ def test_training_learns_a_planted_rule_and_writes_the_same_bytes_twice(tmp_path
     topics, texts, labels = _planted(700, 0)
     split = np.array(["train"] * 500 + ["validation"] * 100 + ["test"] * 100)
     annotated = Annotated(topics, texts, labels, np.arange(700) // 4, split)
-    more_topics, more_texts, _ = _planted(6000, 1)
-    nothing = np.full(6000, -1)
+    more_topics, more_texts, _ = _planted(4000, 1)
+    nothing = np.full(4000, -1)
     unlabelled = Unlabelled(more_topics, more_texts, nothing, nothing)
     settings = Settings(
-        bits=12, width=12, pretrain=6000, rare=3, distil=6000, distil_fold=6000, folds=3, epochs=24
+        bits=12,
+        width=12,
+        reader_bits=8,
+        reader_width=16,
+        pretrain=4000,
+        rare=3,
+        distil=4000,
+        folds=2,
+        held=1,
+        epochs=20,
     )
     paths = [
         save(train_language("en", annotated, unlabelled, settings), "en", tmp_path / str(i))
@@ -136,6 +145,26 @@ def test_training_learns_a_planted_rule_and_writes_the_same_bytes_twice(tmp_path
     doubtful = SLICES["belief"].start + 1
     share = (test.labels[:, dimension("belief")] == 1).mean()
     assert annotator.corrected_shares(p, "en", "mean")[doubtful] == pytest.approx(share, abs=0.05)
+
+
+def test_what_is_shipped_computes_what_was_trained() -> None:
+    torch = pytest.importorskip("torch")
+    from agents.annotators.features import featurise
+    from training import annotator_model as model
+
+    settings = model.StudentSettings(bits=8, topic_bits=6, reader_bits=7, reader_width=8)
+    torch.manual_seed(0)
+    student = model._Student(settings).eval()
+    torch.nn.init.normal_(student.reader.quoted)
+    torch.nn.init.normal_(student.topic_table.weight)
+    topics, texts, _ = _planted(40, 0)
+    features = featurise([*topics, "x"], [*texts, ""], "en")
+    examples = model._examples(features, one_hot(np.zeros((41, N_DIMENSIONS), int)), settings)
+    rows = np.random.default_rng(0).permutation(41)
+    with torch.no_grad():
+        expected = student(*examples.inputs(rows)).numpy()
+    found = model._network(student).logits(features)[rows]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_hidden_cues_are_gone_from_the_text_and_asked_for() -> None:

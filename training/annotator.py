@@ -35,6 +35,8 @@ from training.annotator_data import (
 )
 
 if TYPE_CHECKING:
+    import torch
+
     from training.annotator_model import Encoder
     from training.annotator_teacher import Pseudo
 
@@ -60,12 +62,13 @@ Floats = NDArray[np.float64]
 class Settings:
     """How one language is trained. Counts are of unlabelled reactions."""
 
-    bits: int = 16
-    width: int = 20
-    pretrain: int = 450_000  # for the encoder; 0: the teacher has n-grams alone
+    bits: int = 15
+    width: int = 16
+    reader_bits: int = 14
+    reader_width: int = 64
+    pretrain: int = 450_000  # for the encoder and the reader; 0: both do without
     rare: int = 25
-    distil: int = 140_000  # for the student that is shipped
-    distil_fold: int = 140_000  # for each student of the cross-fitting
+    distil: int = 140_000  # for each student
     sentence: int = 32_768  # of these by the sentence encoder too, if there is one
     folds: int = 3
     held: int = 2  # folds that are left out in turn to measure calibration
@@ -136,7 +139,7 @@ def _folds(events: NDArray[np.int64], k: int, seed: int) -> NDArray[np.int64]:
 _NGRAMS, _SENTENCE = 0.55, 0.45
 
 
-def _product(ngrams: Floats, sentence: ArrayLike) -> Floats:
+def _product(ngrams: ArrayLike, sentence: ArrayLike) -> Floats:
     """What the two teachers say together; all of the shape ``(n, 23)``."""
     logs = (np.log(np.maximum(np.asarray(p, dtype=np.float64), 1e-9)) for p in (ngrams, sentence))
     return softmax(sum(w * x for w, x in zip((_NGRAMS, _SENTENCE), logs, strict=True)))
@@ -166,6 +169,7 @@ def train_language(
         fit_encoder,
         fit_student,
         fit_teacher,
+        pretrain_reader,
         scale_heads,
     )
 
@@ -182,47 +186,60 @@ def train_language(
         raise MfenvError(f"no annotated or no unlabelled training reactions in {language!r}")
     rng = np.random.default_rng(settings.seed)
     encoder: Encoder | None = None
+    reader: dict[str, torch.Tensor] | None = None
+    shape = StudentSettings(
+        bits=settings.bits,
+        width=settings.width,
+        reader_bits=settings.reader_bits,
+        reader_width=settings.reader_width,
+        epochs=settings.epochs,
+    )
     if settings.pretrain:
         some = rng.permutation(len(unlabelled.texts))[: settings.pretrain]
         cues = hide_cues(unlabelled.part(np.sort(some)), language, rng)
         encoder = fit_encoder(cues, language, seed=settings.seed, rare=settings.rare)
         say(f"encoder: {len(cues.texts)} reactions, {len(encoder.table)} n-grams")
-    shape = StudentSettings(bits=settings.bits, width=settings.width, epochs=settings.epochs)
+        reader = pretrain_reader(cues, shape, seed=settings.seed)
+        say("reader")
+    chosen = np.random.default_rng(settings.seed).permutation(len(unlabelled.texts))
+    often = np.ones(len(chosen), dtype=np.int64)
+    if sentence is not None:
+        # Those that both teachers label come first, and count twice.
+        chosen = np.concatenate([sentence.places, chosen[~np.isin(chosen, sentence.places)]])
+        often[: len(sentence.places)] = 2
+    few = np.cumsum(often) <= settings.distil
+    pool, often = unlabelled.part(chosen[few]), often[few]
+    seen = featurise(pool.topics, pool.texts, language)
 
-    def network(fold_out: int | None, distil: int, seed: int) -> Network:
+    def network(fold_out: int | None, seed: int) -> Network:
         part = known if fold_out is None else known.part(fold != fold_out)
         teacher = fit_teacher(part.topics, part.texts, part.labels, language, encoder)
         if fold_out is not None:
             held = known.part(fold == fold_out)
             taught[fold == fold_out] = teacher.probabilities(held.topics, held.texts)
-        chosen = np.random.default_rng(seed).permutation(len(unlabelled.texts))
+        target = teacher.probabilities(pool.topics, pool.texts).astype(np.float32)
         if sentence is not None:
-            # Those that both teachers label come first, and count twice.
-            both, rest = sentence.places, chosen[~np.isin(chosen, sentence.places)]
-            chosen = np.concatenate([both, both, rest])
-        pool = unlabelled.part(chosen[:distil])
-        target = teacher.probabilities(pool.topics, pool.texts)
-        if sentence is not None:
-            opinion = np.tile(sentence.opinion(fold_out), (2, 1))[:distil]
+            opinion = sentence.opinion(fold_out)[: len(target)]
             target[: len(opinion)] = _product(target[: len(opinion)], opinion)
         say(f"teacher of {len(part.texts)} annotated reactions labelled {len(pool.texts)} more")
         return fit_student(
-            (featurise(pool.topics, pool.texts, language), target),
+            (seen, target, often),
             (featurise(part.topics, part.texts, language), part.labels),
             shape,
             seed=seed,
+            reader=reader,
         )
 
     taught = np.zeros((len(known.texts), N_LABELS))
     logits = np.zeros((len(known.texts), N_LABELS))
     for k in range(settings.held):
-        fitted = network(k, settings.distil_fold, settings.seed + 1 + k)
+        fitted = network(k, settings.seed + 1 + k)
         held = known.part(fold == k)
         logits[fold == k] = fitted.logits(featurise(held.topics, held.texts, language))
         say(f"fold {k + 1} of {settings.held}")
     if sentence is not None:
         taught = _product(taught, sentence.held_out)
-    final = network(None, settings.distil, settings.seed)
+    final = network(None, settings.seed)
     measured = fold < settings.held
     known, logits, taught = known.part(measured), logits[measured], taught[measured]
     labels = known.labels
@@ -260,12 +277,20 @@ def save(trained: Trained, language: str, folder: Path) -> Path:
 
     network, head = trained.network, trained.head
     tensors: dict[str, NDArray[np.generic]] = {}
-    for name in ("table", "topic_table"):
-        tensors[name], tensors[f"{name}_scale"] = quantise(getattr(network, name))
-    for name in ("hidden", "hidden_bias", "output", "skip", "bias"):
-        tensors[name] = np.ascontiguousarray(getattr(network, name), dtype=np.float32)
-    for name in ("offsets", "prior", "hard", "soft"):
-        tensors[name] = np.ascontiguousarray(getattr(head, name), dtype=np.float32)
+    for name, table in (
+        ("table", network.table),
+        ("topic_table", network.topic_table),
+        ("reader_table", network.reader.table),
+    ):
+        tensors[name], tensors[f"{name}_scale"] = quantise(table)
+    for part, names, precision in (
+        (network.reader, ("quoted", "near", "near_bias"), np.float16),
+        (network.reader, ("key", "value", "query", "query_bias"), np.float16),
+        (network, ("hidden", "hidden_bias", "output", "skip", "bias"), np.float32),
+        (head, ("offsets", "prior", "hard", "soft"), np.float32),
+    ):
+        for name in names:
+            tensors[name] = np.ascontiguousarray(getattr(part, name), dtype=precision)
     meta = {
         "format": FORMAT,
         "language": language,
@@ -281,12 +306,13 @@ def save(trained: Trained, language: str, folder: Path) -> Path:
 _LANGUAGE_SETTINGS = {
     "zh": Settings(),
     "en": Settings(
-        bits=15,
-        width=24,
+        bits=14,
+        width=20,
+        reader_bits=13,
+        reader_width=48,
         rare=8,
         epochs=8,
         distil=75_000,
-        distil_fold=75_000,
         sentence=12_288,
     ),
 }

@@ -1,15 +1,15 @@
-"""The three models behind the shipped annotator: cue encoder, teacher and student.
+"""The models behind the shipped annotator: cue encoder, teacher and student.
 
 The *encoder* learns, from unlabelled reactions, n-gram embeddings that tell which cue (an
 emoticon, a laugh, a curse, a word of doubt, a question mark) was taken out of a text. The *teacher*
 averages two families of logistic regressions, on n-grams and on the encoder. The *student*, which
-is shipped, is a small network over hashed n-grams that imitates the teacher on unlabelled
-reactions and learns the annotated ones.
+is shipped, is a small network over hashed n-grams and over tokens in their order; it imitates the
+teacher on unlabelled reactions and learns the annotated ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from agents.annotators.classifier import Network, softmax
+from agents.annotators.classifier import DILATIONS, Network, Reader, softmax
 from agents.annotators.features import FORM_FEATURES, LANGUAGES, Features, featurise
-from agents.annotators.ngrams import Bags, bags, own_words
+from agents.annotators.ngrams import Bags, Tokens, bags, encode_texts, own_words, tokens
 from mfenv.labels import DIMENSIONS, N_LABELS, SLICES, Labels, one_hot
 from training.annotator_data import Cues
 
@@ -32,6 +32,7 @@ __all__ = [
     "fit_encoder",
     "fit_student",
     "fit_teacher",
+    "pretrain_reader",
     "quantise",
     "scale_heads",
 ]
@@ -160,13 +161,7 @@ def fit_encoder(
             # Dropping half of the n-grams keeps rare ones from being learned by heart.
             w = w * (torch.rand(len(w)) > 0.5)
             guess = head(torch.tanh(table(flat, starts, per_sample_weights=w) * _SHARPNESS))
-            y, z = present[rows], family[rows]
-            loss = F.binary_cross_entropy_with_logits(
-                guess[:, cues.n_families :], y.clamp(min=0), reduction="none"
-            )
-            loss = (loss * (y >= 0)).sum(1).mean()
-            if bool((z >= 0).any()):
-                loss = loss + F.cross_entropy(guess[z >= 0, : cues.n_families], z[z >= 0])
+            loss = _cue_loss(guess, present[rows], family[rows])
             for optimiser in (sparse, dense):
                 for group in optimiser.param_groups:
                     group["lr"] = 6e-3 * (1 - step / steps) + 1e-4
@@ -313,18 +308,69 @@ class _Constant:
 class StudentSettings:
     """Size and training of a student."""
 
-    bits: int = 16
-    width: int = 20
+    bits: int = 15
+    width: int = 16
     topic_bits: int = 13
     topic_width: int = 12
-    hidden: int = 48
+    reader_bits: int = 14
+    reader_width: int = 64
+    heads: int = 4
+    key: int = 8
+    value: int = 24
+    hidden: int = 64
     epochs: int = 4
-    batch: int = 1024
-    annotated_batch: int = 128
+    batch: int = 512
+    annotated_batch: int = 64
     annotated_weight: float = 0.3
     drop: float = 0.2
-    rate: float = 5e-3
+    reader_drop: float = 0.1
+    rate: float = 4e-3
     decay: float = 1e-5
+
+
+class _Reader(torch.nn.Module):
+    """The part that reads in order; see :class:`agents.annotators.classifier.Reader`."""
+
+    def __init__(self, s: StudentSettings) -> None:
+        super().__init__()
+        d = s.reader_width
+        self.heads, self.drop = s.heads, s.reader_drop
+        self.table = torch.nn.EmbeddingBag(1 << s.reader_bits, d, mode="sum")
+        torch.nn.init.normal_(self.table.weight, 0, 0.3)
+        self.quoted = torch.nn.Parameter(torch.zeros(d))
+        self.near = torch.nn.ModuleList(torch.nn.Linear(3 * d, d) for _ in DILATIONS)
+        self.key = torch.nn.Linear(d, s.heads * s.key, bias=False)
+        self.value = torch.nn.Linear(d, s.heads * s.value, bias=False)
+        self.query = torch.nn.Linear(s.topic_width, s.heads * s.key)
+        torch.nn.init.normal_(self.query.bias, 0, 0.5)
+
+    def forward(
+        self, index: torch.Tensor, quoted: torch.Tensor, size: torch.Tensor, topic: torch.Tensor
+    ) -> torch.Tensor:
+        """Pooled states ``(n, heads * value)``.
+
+        ``index`` ``(m, 3)`` and ``quoted`` ``(m,)`` are of tokens, ``size`` ``(n,)`` and ``topic``
+        ``(n, t)`` of reactions.
+        """
+        n = len(size)
+        row = torch.repeat_interleave(torch.arange(n), size)
+        x = self.table(index) + quoted[:, None] * self.quoted
+        if self.training:
+            x = x * ((torch.rand(len(x), 1) > self.drop) / (1 - self.drop))
+        for step, near in zip(DILATIONS, self.near, strict=True):
+            same = (row[step:] == row[:-step])[:, None]
+            side = x.new_zeros(min(step, len(x)), x.shape[1])
+            left = torch.cat([side, x[:-step] * same])
+            right = torch.cat([x[step:] * same, side])
+            x = x + torch.relu(near(torch.cat([left, x, right], dim=1)))
+        keys = self.key(x).view(len(x), self.heads, -1)
+        query = self.query(topic).view(n, self.heads, -1)[row]
+        weight = torch.exp(8 * torch.tanh((keys * query).sum(2) / 8))
+        total = weight.new_zeros(n, self.heads).index_add(0, row, weight)
+        values = (weight[:, :, None] * self.value(x).view(len(x), self.heads, -1)).flatten(1)
+        mean = values.new_zeros(n, values.shape[1]).index_add(0, row, values)
+        out: torch.Tensor = (mean.view(n, self.heads, -1) / total[:, :, None]).flatten(1)
+        return out
 
 
 class _Student(torch.nn.Module):
@@ -334,7 +380,8 @@ class _Student(torch.nn.Module):
         self.topic_table = torch.nn.EmbeddingBag(1 << s.topic_bits, s.topic_width, mode="sum")
         for table in (self.table, self.topic_table):
             torch.nn.init.normal_(table.weight, 0, 0.05)
-        inputs = s.width + 2 * s.topic_width + len(FORM_FEATURES)
+        self.reader = _Reader(s)
+        inputs = s.width + 2 * s.topic_width + len(FORM_FEATURES) + s.heads * s.value
         self.hidden = torch.nn.Linear(inputs, s.hidden)
         self.output = torch.nn.Linear(s.hidden, N_LABELS, bias=False)
         self.skip = torch.nn.Linear(inputs, N_LABELS)
@@ -344,12 +391,39 @@ class _Student(torch.nn.Module):
         reaction: tuple[torch.Tensor, ...],
         topic: tuple[torch.Tensor, ...],
         form: torch.Tensor,
+        sequence: tuple[torch.Tensor, ...],
     ) -> torch.Tensor:
         r = self.table(reaction[0], reaction[2], per_sample_weights=reaction[1])
         t = self.topic_table(topic[0], topic[2], per_sample_weights=topic[1])
-        x = torch.cat([r, t, r[:, : t.shape[1]] * t, form], dim=1)
+        read = self.reader(*sequence, t)
+        x = torch.cat([r, t, r[:, : t.shape[1]] * t, form, read], dim=1)
         out: torch.Tensor = self.output(torch.relu(self.hidden(x))) + self.skip(x)
         return out
+
+
+@dataclass(frozen=True, slots=True)
+class _Sequences:
+    """Tokens of texts: text ``i`` has ``index[offsets[i]:offsets[i + 1]]``."""
+
+    index: NDArray[np.int32]
+    quoted: NDArray[np.float32]
+    offsets: Ints
+
+    def take(self, rows: Ints) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        size = self.offsets[rows + 1] - self.offsets[rows]
+        starts = np.cumsum(size) - size
+        places = np.repeat(self.offsets[rows] - starts, size) + np.arange(size.sum())
+        return (
+            torch.from_numpy(self.index[places]),
+            torch.from_numpy(self.quoted[places]),
+            torch.from_numpy(size),
+        )
+
+
+def _sequences(tokens: Tokens, quoted: NDArray[np.float32], bits: int) -> _Sequences:
+    size = np.bincount(tokens.row, minlength=tokens.n)
+    offsets = np.concatenate([[0], np.cumsum(size)]).astype(np.int64)
+    return _Sequences(_top_bits(tokens.hashes, bits).astype(np.int32), quoted, offsets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,17 +432,19 @@ class _Examples:
     topics: _Ragged
     topic_of: Ints
     form: torch.Tensor
+    sequences: _Sequences
     target: torch.Tensor
 
-    def inputs(self, rows: Ints) -> tuple[Any, Any, torch.Tensor]:
+    def inputs(self, rows: Ints) -> tuple[Any, Any, torch.Tensor, Any]:
         return (
             self.reactions.take(rows),
             self.topics.take(self.topic_of[rows]),
             self.form[torch.from_numpy(rows)],
+            self.sequences.take(rows),
         )
 
 
-def _examples(f: Features, target: Floats, s: StudentSettings) -> _Examples:
+def _examples(f: Features, target: NDArray[Any], s: StudentSettings) -> _Examples:
     def ragged(bag: Bags, bits: int) -> _Ragged:
         weight = (1 + np.log(bag.count)).astype(np.float32)
         return _ragged(_top_bits(bag.hashes, bits), weight, bag.row, bag.n)
@@ -378,6 +454,7 @@ def _examples(f: Features, target: Floats, s: StudentSettings) -> _Examples:
         ragged(f.topics, s.topic_bits),
         f.topic_of,
         torch.from_numpy(f.form),
+        _sequences(f.tokens, f.quoted, s.reader_bits),
         torch.from_numpy(target.astype(np.float32)),
     )
 
@@ -389,27 +466,86 @@ def _cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return total
 
 
+def _cue_loss(guess: torch.Tensor, present: torch.Tensor, family: torch.Tensor) -> torch.Tensor:
+    """``guess`` ``(b, families + c)``, the first columns for the family; see :class:`Cues`."""
+    n_families = guess.shape[1] - present.shape[1]
+    loss = F.binary_cross_entropy_with_logits(
+        guess[:, n_families:], present.clamp(min=0), reduction="none"
+    )
+    loss = (loss * (present >= 0)).sum(1).mean()
+    if bool((family >= 0).any()):
+        loss = loss + F.cross_entropy(guess[family >= 0, :n_families], family[family >= 0])
+    return loss
+
+
+def pretrain_reader(
+    cues: Cues, settings: StudentSettings, *, seed: int, epochs: int = 1
+) -> dict[str, torch.Tensor]:
+    """Weights of a reader that tells which cues were hidden, for :func:`fit_student`."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    n, step_size = len(cues.texts), 30_000
+    parts = [
+        tokens(encode_texts([own_words(t) for t in cues.texts[i : i + step_size]]))
+        for i in range(0, n, step_size)
+    ]
+    row = np.concatenate([p.row + i * step_size for i, p in enumerate(parts)])
+    whole = Tokens(n, row, np.concatenate([p.hashes for p in parts]))
+    text = _sequences(whole, np.zeros(len(row), dtype=np.float32), settings.reader_bits)
+    reader = _Reader(settings).train()
+    head = torch.nn.Linear(settings.heads * settings.value, cues.n_families + cues.present.shape[1])
+    parameters = [*reader.parameters(), *head.parameters()]
+    optimiser = torch.optim.Adam(parameters, lr=settings.rate)
+    present = torch.from_numpy(cues.present.astype(np.float32))
+    family = torch.from_numpy(cues.family)
+    size = min(settings.batch, n)
+    steps, step = epochs * (n // size), 0
+    topic = torch.zeros(size, settings.topic_width)
+    for _ in range(epochs):
+        order = rng.permutation(n)
+        for start in range(0, n - size + 1, size):
+            rows = order[start : start + size].astype(np.int64)
+            guess = head(reader(*text.take(rows), topic))
+            loss = _cue_loss(guess, present[rows], family[rows])
+            for group in optimiser.param_groups:
+                group["lr"] = settings.rate * min(1.0, (step + 1) / 100) * (1 - step / steps)
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimiser.step()
+            step += 1
+    return reader.state_dict()
+
+
 def fit_student(
-    pseudo: tuple[Features, Floats],
+    pseudo: tuple[Features, NDArray[np.float32], Ints],
     annotated: tuple[Features, Labels],
     settings: StudentSettings,
     *,
     seed: int,
+    reader: Mapping[str, torch.Tensor] | None = None,
 ) -> Network:
-    """Train a student on a teacher's probabilities ``(n, 23)`` and annotated labels ``(m, 8)``."""
+    """Train a student on a teacher's probabilities ``(n, 23)`` and annotated labels ``(m, 8)``.
+
+    The last of ``pseudo``, ``(n,)``, says how often each of its reactions counts. ``reader`` are
+    weights that the student's reader starts from; see :func:`pretrain_reader`.
+    """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     soft = _examples(pseudo[0], pseudo[1], settings)
     hard = _examples(annotated[0], one_hot(annotated[1]), settings)
-    model = _Student(settings)
+    model = _Student(settings).train()
+    if reader is not None:
+        model.reader.load_state_dict(dict(reader))
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=settings.rate, weight_decay=settings.decay / settings.rate
     )
-    n, m = len(soft.target), len(hard.target)
+    every = np.repeat(np.arange(len(soft.target)), pseudo[2])
+    n, m = len(every), len(hard.target)
     size = min(settings.batch, n)
     steps, step = settings.epochs * (n // size), 0
     for _ in range(settings.epochs):
-        order = rng.permutation(n)
+        order = rng.permutation(every)
         for start in range(0, n - size + 1, size):
             loss = torch.zeros(())
             few = rng.choice(m, size=min(settings.annotated_batch, m), replace=False)
@@ -418,28 +554,50 @@ def fit_student(
                 (hard, few, settings.annotated_weight),
             ):
                 rows = rows.astype(np.int64)
-                reaction, topic, form = part.inputs(rows)
+                reaction, topic, form, sequence = part.inputs(rows)
                 kept = (torch.rand(len(reaction[1])) > settings.drop) / (1 - settings.drop)
-                logits = model((reaction[0], reaction[1] * kept, reaction[2]), topic, form)
+                reaction = (reaction[0], reaction[1] * kept, reaction[2])
+                logits = model(reaction, topic, form, sequence)
                 loss = loss + share * _cross_entropy(logits, part.target[torch.from_numpy(rows)])
             for group in optimiser.param_groups:
-                group["lr"] = settings.rate * (1 - step / steps)
+                group["lr"] = settings.rate * min(1.0, (step + 1) / 50) * (1 - step / steps)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
             step += 1
 
-    def array(x: torch.Tensor) -> Floats:
-        return x.detach().numpy().astype(np.float64)
+    return _network(model)
 
+
+def _network(model: _Student) -> Network:
+    weights: dict[str, NDArray[np.float32]] = {k: v.numpy() for k, v in model.state_dict().items()}
+
+    def vector(name: str) -> Floats:
+        return weights[name].astype(np.float64)
+
+    def matrix(name: str) -> Floats:
+        return vector(f"{name}.weight").T
+
+    near = [f"reader.near.{i}" for i in range(len(DILATIONS))]
     return Network(
-        table=model.table.weight.detach().numpy(),
-        topic_table=model.topic_table.weight.detach().numpy(),
-        hidden=array(model.hidden.weight).T,
-        hidden_bias=array(model.hidden.bias),
-        output=array(model.output.weight).T,
-        skip=array(model.skip.weight).T,
-        bias=array(model.skip.bias),
+        table=weights["table.weight"],
+        topic_table=weights["topic_table.weight"],
+        reader=Reader(
+            table=weights["reader.table.weight"],
+            quoted=vector("reader.quoted"),
+            near=np.stack([matrix(name) for name in near]),
+            near_bias=np.stack([vector(f"{name}.bias") for name in near]),
+            key=matrix("reader.key"),
+            value=matrix("reader.value"),
+            query=matrix("reader.query"),
+            query_bias=vector("reader.query.bias").reshape(model.reader.heads, -1),
+        ),
+        hidden=matrix("hidden"),
+        hidden_bias=vector("hidden.bias"),
+        output=matrix("output"),
+        skip=matrix("skip"),
+        bias=vector("skip.bias"),
     )
 
 

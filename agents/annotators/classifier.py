@@ -1,8 +1,9 @@
 """A trained annotator for Chinese and English that needs NumPy alone.
 
 One small network a language: the sum of hashed n-gram embeddings of the reaction, that of its
-topic, their product, and features of form go through one hidden layer to eight softmax heads.
-The heads are calibrated: a probability is the share of such reactions that have the label.
+topic, their product, features of form, and what a :class:`Reader` makes of the reaction's tokens in
+their order go through one hidden layer to eight softmax heads. The heads are calibrated: a
+probability is the share of such reactions that have the label.
 """
 
 from __future__ import annotations
@@ -19,16 +20,18 @@ from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError, safe_open
 
 from agents.annotators.features import FORM_FEATURES, LANGUAGES, Features, featurise
-from agents.annotators.ngrams import Bags
+from agents.annotators.ngrams import Bags, Tokens
 from agents.annotators.rules import apply_rules
 from mfenv.errors import ModelError
 from mfenv.labels import DIMENSIONS, N_DIMENSIONS, N_LABELS, SLICES, Labels, one_hot
 
 __all__ = [
+    "DILATIONS",
     "WEIGHTS",
     "ClassifierAnnotator",
     "Head",
     "Network",
+    "Reader",
     "SharesMethod",
     "decide",
     "load",
@@ -40,8 +43,8 @@ Floats = NDArray[np.float64]
 SharesMethod = Literal["counted", "mean", "prior", "hard", "soft"]
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "annotator"
-FORMAT = "mfenv-annotator-1"
-_BATCH = 4096  # reactions whose n-grams are held in memory at once
+FORMAT = "mfenv-annotator-2"
+_BATCH = 1024  # reactions whose tokens are held in memory at once
 
 
 def softmax(logits: ArrayLike) -> Floats:
@@ -109,17 +112,68 @@ class Head:
     soft: Floats
 
 
+DILATIONS = (1, 2)
+"""How far each layer of a reader looks to both sides."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads the tokens of a reaction in order: convolutions, then attention that asks for a topic.
+
+    ``table`` ``(2^reader_bits, d)`` embeds the hashes of tokens, ``quoted`` ``(d,)`` is added where
+    one stands in the topic too; ``near`` ``(layers, 3d, d)`` with ``near_bias`` sees a token and
+    its neighbours at the distance of :data:`DILATIONS`; ``key`` ``(d, heads * q)`` is compared with
+    the topic's ``query`` ``(t, heads * q)`` plus ``query_bias`` ``(heads, q)``, and ``value`` ``(d,
+    heads * v)`` is averaged accordingly.
+    """
+
+    table: NDArray[np.float32]
+    quoted: Floats
+    near: Floats
+    near_bias: Floats
+    key: Floats
+    value: Floats
+    query: Floats
+    query_bias: Floats
+
+    def read(self, tokens: Tokens, quoted: NDArray[np.float32], topic: Floats) -> Floats:
+        """Return states ``(n, heads * v)``, one mean for each head; ``topic`` ``(n, t)``."""
+        x = quoted[:, None] * self.quoted
+        for hashes in tokens.hashes.T:
+            x += _rows(hashes, self.table)
+        row = tokens.row
+        for step, near, bias in zip(DILATIONS, self.near, self.near_bias, strict=True):
+            same = (row[step:] == row[:-step])[:, None]
+            left, right = np.zeros_like(x), np.zeros_like(x)
+            np.multiply(x[:-step], same, out=left[step:])
+            np.multiply(x[step:], same, out=right[:-step])
+            x = x + np.maximum(np.concatenate([left, x, right], axis=1) @ near + bias, 0.0)
+        heads = self.query_bias.shape
+        query = (topic @ self.query).reshape(tokens.n, *heads) + self.query_bias
+        match = ((x @ self.key).reshape(len(x), *heads) * query[row]).sum(axis=2)
+        weight = np.exp(8 * np.tanh(match / 8))  # bounded, so that the exponential is
+        # Every text has its marks, so none is empty and reduceat starts one sum for each.
+        size = np.bincount(row, minlength=tokens.n)
+        start = np.cumsum(size) - size
+        total = np.add.reduceat(weight, start, axis=0)
+        values = weight[:, :, None] * (x @ self.value).reshape(len(x), heads[0], -1)
+        mean = np.add.reduceat(values, start, axis=0) / total[:, :, None]
+        return np.asarray(mean.reshape(tokens.n, -1))
+
+
 @dataclass(frozen=True, slots=True)
 class Network:
     """The weights of one language.
 
     ``table`` ``(2^bits, d)`` and ``topic_table`` ``(2^topic_bits, t)``, ``t <= d``, embed hashed
-    n-grams; ``hidden`` ``(k, h)`` with ``hidden_bias``, ``output`` ``(h, 23)``, ``skip`` ``(k,
-    23)`` and ``bias`` make logits of the ``k = d + 2t + len(FORM_FEATURES)`` inputs.
+    n-grams; ``reader`` gives ``r`` states; ``hidden`` ``(k, h)`` with ``hidden_bias``, ``output``
+    ``(h, 23)``, ``skip`` ``(k, 23)`` and ``bias`` make logits of the ``k = d + 2t +
+    len(FORM_FEATURES) + r`` inputs.
     """
 
     table: NDArray[np.float32]
     topic_table: NDArray[np.float32]
+    reader: Reader
     hidden: Floats
     hidden_bias: Floats
     output: Floats
@@ -131,15 +185,20 @@ class Network:
         reaction = _embed(features.reactions, self.table)
         topic = _embed(features.topics, self.topic_table)[features.topic_of]
         product = reaction[:, : topic.shape[1]] * topic
-        x = np.concatenate([reaction, topic, product, features.form], axis=1)
+        read = self.reader.read(features.tokens, features.quoted, topic)
+        x = np.concatenate([reaction, topic, product, features.form, read], axis=1)
         hidden = np.maximum(x @ self.hidden + self.hidden_bias, 0.0)
         return np.asarray(hidden @ self.output + x @ self.skip + self.bias)
 
 
+def _rows(hashes: NDArray[np.uint64], table: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The rows of ``table`` that ``hashes`` fall on, by their highest bits."""
+    return table[(hashes >> np.uint64(65 - len(table).bit_length())).astype(np.intp)]
+
+
 def _embed(bag: Bags, table: NDArray[np.float32]) -> Floats:
     """Sum the embeddings of each bag, weighted by 1 + log count, over the root of its size."""
-    shift = np.uint64(65 - len(table).bit_length())
-    rows = table[(bag.hashes >> shift).astype(np.intp)].astype(np.float64)
+    rows = _rows(bag.hashes, table).astype(np.float64)
     rows *= (1.0 + np.log(bag.count))[:, None]
     size = np.bincount(bag.row, minlength=bag.n)
     # Every text has its marks, so no bag is empty and reduceat starts one sum for each text.
@@ -303,6 +362,11 @@ def _read(file: Path) -> tuple[str, Network, Head]:
         network = Network(
             table("table"),
             table("topic_table"),
+            Reader(
+                table("reader_table"),
+                *(floats(x) for x in ("quoted", "near", "near_bias")),
+                *(floats(x) for x in ("key", "value", "query", "query_bias")),
+            ),
             *(floats(x) for x in ("hidden", "hidden_bias", "output", "skip", "bias")),
         )
         head = Head(*(floats(x) for x in ("offsets", "prior", "hard", "soft")))

@@ -8,7 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.annotators.ngrams import Bags, TextCodes, bags, encode_texts, own_words
+from agents.annotators.ngrams import (
+    Bags,
+    TextCodes,
+    Tokens,
+    bags,
+    encode_texts,
+    own_words,
+    tokens,
+)
 
 __all__ = ["FORM_FEATURES", "LANGUAGES", "Features", "NGrams", "featurise"]
 
@@ -49,13 +57,16 @@ class Features:
 
     ``reactions`` and ``topics`` are bags of hashed n-grams, ``topic_of`` ``(n,)`` says which topic
     a reaction is about, ``form`` ``(n, len(FORM_FEATURES))`` are length, punctuation, and the
-    overlap of reaction and topic, all between 0 and about 1.
+    overlap of reaction and topic, all between 0 and about 1. ``tokens`` are the reactions once
+    more, in order; ``quoted`` ``(m,)`` is 1 where a token stands in the topic too.
     """
 
     reactions: Bags
     topics: Bags
     topic_of: NDArray[np.int64]
     form: NDArray[np.float32]
+    tokens: Tokens
+    quoted: NDArray[np.float32]
 
 
 def _form(text: TextCodes) -> NDArray[np.float32]:
@@ -76,12 +87,23 @@ def _form(text: TextCodes) -> NDArray[np.float32]:
     return np.stack(columns, axis=1).astype(np.float32)
 
 
+def _shared(
+    hashes: NDArray[np.uint64],
+    topic: NDArray[np.int64],
+    topic_hashes: NDArray[np.uint64],
+    topic_row: NDArray[np.int64],
+) -> NDArray[np.bool_]:
+    """Say which ``hashes`` ``(m,)`` the topics numbered ``topic`` ``(m,)`` have too, ``(m,)``."""
+    salt = np.uint64(0x9E3779B97F4A7C15)
+    return np.isin(
+        hashes ^ (topic.astype(np.uint64) * salt),
+        topic_hashes ^ (topic_row.astype(np.uint64) * salt),
+    )
+
+
 def _overlap(reactions: Bags, topics: Bags, topic_of: NDArray[np.int64]) -> NDArray[np.float64]:
     """Share of a reaction's bigrams that its topic has too, shape ``(n,)``."""
-    salt = np.uint64(0x9E3779B97F4A7C15)
-    of_reaction = reactions.hashes ^ (topic_of[reactions.row].astype(np.uint64) * salt)
-    of_topic = topics.hashes ^ (topics.row.astype(np.uint64) * salt)
-    hit = np.isin(of_reaction, of_topic)
+    hit = _shared(reactions.hashes, topic_of[reactions.row], topics.hashes, topics.row)
     total = np.bincount(reactions.row, minlength=reactions.n)
     return np.bincount(reactions.row, weights=hit, minlength=reactions.n) / np.maximum(total, 1)
 
@@ -96,6 +118,10 @@ def featurise(topics: Sequence[str], texts: Sequence[str], language: str) -> Fea
     reaction = encode_texts([own_words(t) for t in texts])
     topic = encode_texts(list(places))
     overlap = _overlap(bags(reaction, (2,)), bags(topic, (2,)), topic_of)
+    sequence, of_topic = tokens(reaction), tokens(topic)
+    quoted = _shared(
+        sequence.hashes[:, 0], topic_of[sequence.row], of_topic.hashes[:, 0], of_topic.row
+    )
     shared = np.stack([overlap, overlap > 0.3, overlap > 0.6], axis=1)
     return Features(
         reactions=bags(reaction, ngrams.orders, ngrams.word_orders),
@@ -104,4 +130,6 @@ def featurise(topics: Sequence[str], texts: Sequence[str], language: str) -> Fea
         form=np.concatenate([_form(reaction), _form(topic)[topic_of], shared], axis=1).astype(
             np.float32
         ),
+        tokens=sequence,
+        quoted=quoted.astype(np.float32),
     )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Bags", "TextCodes", "bags", "encode_texts", "own_words"]
+__all__ = ["Bags", "TextCodes", "Tokens", "bags", "encode_texts", "own_words", "tokens"]
 
 UInts = NDArray[np.uint64]
 
@@ -186,3 +186,42 @@ def bags(
     first_at = np.flatnonzero(new)
     count = np.diff(np.append(first_at, len(row)))
     return Bags(text.n, row[new], value[new], count.astype(np.int64))
+
+
+READ = 320
+"""Characters of a text that are cut into tokens, so that a huge text cannot fill the memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Texts as sequences: ``hashes`` ``(m, 3)`` of all tokens in order, ``row`` ``(m,)`` whose.
+
+    A token is a Latin word, an emoticon ``[name]`` or any other character but a space, the marks
+    of start and end included, among the first :data:`READ` characters of a text. It is hashed by
+    itself, together with the token before it, and by its first four characters.
+    """
+
+    n: int
+    row: NDArray[np.int64]
+    hashes: UInts
+
+
+def tokens(text: TextCodes) -> Tokens:
+    """Cut texts into tokens."""
+    joined = np.zeros(len(text.codes) + 1, dtype=np.int64)  # > 0: belongs to the token before it
+    for begin, stop in (_words(text), _emoticons(text)):
+        np.add.at(joined, begin + 1, 1)
+        np.add.at(joined, stop, -1)
+    edges = np.flatnonzero(np.cumsum(joined)[:-1] == 0)
+    ends = np.append(edges[1:], len(text.codes))
+    size = np.bincount(text.row, minlength=text.n)
+    place = edges - (np.cumsum(size) - size)[text.row[edges]]
+    visible = (text.codes[edges] != ord(" ")) & (place < READ)
+    first, stop = edges[visible].astype(np.int64), ends[visible].astype(np.int64)
+    row = text.row[first]
+    own = text.spans(first, stop, 3)
+    before = np.zeros_like(own)
+    before[1:] = np.where(row[1:] == row[:-1], own[:-1], np.uint64(0))
+    pair = _mix(before * np.uint64(7) + own)
+    stem = text.spans(first, np.minimum(stop, first + 4), 4)
+    return Tokens(text.n, row, np.stack([own, pair, stem], axis=1))
