@@ -147,15 +147,19 @@ def test_training_learns_a_planted_rule_and_writes_the_same_bytes_twice(tmp_path
     assert annotator.corrected_shares(p, "en", "mean")[doubtful] == pytest.approx(share, abs=0.05)
 
 
-def test_what_is_shipped_computes_what_was_trained() -> None:
+@pytest.mark.parametrize("width", [8, 0])
+def test_what_is_shipped_computes_what_was_trained(width: int, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
+    from agents.annotators.classifier import ClassifierAnnotator, Head
     from agents.annotators.features import featurise
     from training import annotator_model as model
+    from training.annotator import Trained, save
 
-    settings = model.StudentSettings(bits=8, topic_bits=6, reader_bits=7, reader_width=8)
+    settings = model.StudentSettings(bits=8, topic_bits=6, reader_bits=7, reader_width=width)
     torch.manual_seed(0)
     student = model._Student(settings).eval()
-    torch.nn.init.normal_(student.reader.quoted)
+    if width:
+        torch.nn.init.normal_(student.reader.quoted)
     torch.nn.init.normal_(student.topic_table.weight)
     topics, texts, _ = _planted(40, 0)
     features = featurise([*topics, "x"], [*texts, ""], "en")
@@ -163,8 +167,14 @@ def test_what_is_shipped_computes_what_was_trained() -> None:
     rows = np.random.default_rng(0).permutation(41)
     with torch.no_grad():
         expected = student(*examples.inputs(rows)).numpy()
-    found = model._network(student).logits(features)[rows]
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    network = model._network(student)
+    np.testing.assert_allclose(network.logits(features)[rows], expected, atol=1e-4)
+    flat, square = np.zeros(N_LABELS), np.zeros((N_LABELS, N_LABELS))
+    save(Trained(network, Head(flat, flat, square, square), square), "en", tmp_path)
+    stored = ClassifierAnnotator.load(tmp_path).networks["en"]
+    assert (stored.reader is None) == (width == 0)
+    # Tables are rounded to 8 bits a number and the reader's other weights to 16.
+    np.testing.assert_allclose(stored.logits(features)[rows], expected, atol=0.05)
 
 
 def test_hidden_cues_are_gone_from_the_text_and_asked_for() -> None:

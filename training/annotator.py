@@ -17,12 +17,20 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from agents.annotators.classifier import FORMAT, WEIGHTS, Head, Network, decide, softmax
+from agents.annotators.classifier import (
+    FORMAT,
+    READER_PARTS,
+    WEIGHTS,
+    Head,
+    Network,
+    decide,
+    softmax,
+)
 from agents.annotators.features import FORM_FEATURES, LANGUAGES, featurise
 from mfenv.errors import MfenvError, MissingExtraError
 from mfenv.labels import DIMENSIONS, N_LABELS, SLICES, Labels, one_hot
@@ -65,7 +73,7 @@ class Settings:
     bits: int = 15
     width: int = 16
     reader_bits: int = 14
-    reader_width: int = 64
+    reader_width: int = 64  # 0: no reader
     pretrain: int = 450_000  # for the encoder and the reader; 0: both do without
     rare: int = 25
     distil: int = 140_000  # for each student
@@ -199,8 +207,9 @@ def train_language(
         cues = hide_cues(unlabelled.part(np.sort(some)), language, rng)
         encoder = fit_encoder(cues, language, seed=settings.seed, rare=settings.rare)
         say(f"encoder: {len(cues.texts)} reactions, {len(encoder.table)} n-grams")
-        reader = pretrain_reader(cues, shape, seed=settings.seed)
-        say("reader")
+        if shape.reader_width:
+            reader = pretrain_reader(cues, shape, seed=settings.seed)
+            say("reader")
     chosen = np.random.default_rng(settings.seed).permutation(len(unlabelled.texts))
     often = np.ones(len(chosen), dtype=np.int64)
     if sentence is not None:
@@ -277,18 +286,17 @@ def save(trained: Trained, language: str, folder: Path) -> Path:
 
     network, head = trained.network, trained.head
     tensors: dict[str, NDArray[np.generic]] = {}
-    for name, table in (
-        ("table", network.table),
-        ("topic_table", network.topic_table),
-        ("reader_table", network.reader.table),
-    ):
-        tensors[name], tensors[f"{name}_scale"] = quantise(table)
-    for part, names, precision in (
-        (network.reader, ("quoted", "near", "near_bias"), np.float16),
-        (network.reader, ("key", "value", "query", "query_bias"), np.float16),
+    tables = {"table": network.table, "topic_table": network.topic_table}
+    parts: list[tuple[object, tuple[str, ...], type[np.floating[Any]]]] = [
         (network, ("hidden", "hidden_bias", "output", "skip", "bias"), np.float32),
         (head, ("offsets", "prior", "hard", "soft"), np.float32),
-    ):
+    ]
+    if network.reader is not None:
+        tables["reader_table"] = network.reader.table
+        parts.append((network.reader, READER_PARTS, np.float16))
+    for name, table in tables.items():
+        tensors[name], tensors[f"{name}_scale"] = quantise(table)
+    for part, names, precision in parts:
         for name in names:
             tensors[name] = np.ascontiguousarray(getattr(part, name), dtype=precision)
     meta = {
@@ -306,10 +314,9 @@ def save(trained: Trained, language: str, folder: Path) -> Path:
 _LANGUAGE_SETTINGS = {
     "zh": Settings(),
     "en": Settings(
-        bits=14,
-        width=20,
-        reader_bits=13,
-        reader_width=48,
+        bits=15,
+        width=24,
+        reader_width=0,
         rare=8,
         epochs=8,
         distil=75_000,

@@ -313,7 +313,7 @@ class StudentSettings:
     topic_bits: int = 13
     topic_width: int = 12
     reader_bits: int = 14
-    reader_width: int = 64
+    reader_width: int = 64  # 0: no reader
     heads: int = 4
     key: int = 8
     value: int = 24
@@ -380,8 +380,9 @@ class _Student(torch.nn.Module):
         self.topic_table = torch.nn.EmbeddingBag(1 << s.topic_bits, s.topic_width, mode="sum")
         for table in (self.table, self.topic_table):
             torch.nn.init.normal_(table.weight, 0, 0.05)
-        self.reader = _Reader(s)
-        inputs = s.width + 2 * s.topic_width + len(FORM_FEATURES) + s.heads * s.value
+        self.reader = _Reader(s) if s.reader_width else None
+        inputs = s.width + 2 * s.topic_width + len(FORM_FEATURES)
+        inputs += s.heads * s.value if s.reader_width else 0
         self.hidden = torch.nn.Linear(inputs, s.hidden)
         self.output = torch.nn.Linear(s.hidden, N_LABELS, bias=False)
         self.skip = torch.nn.Linear(inputs, N_LABELS)
@@ -395,8 +396,10 @@ class _Student(torch.nn.Module):
     ) -> torch.Tensor:
         r = self.table(reaction[0], reaction[2], per_sample_weights=reaction[1])
         t = self.topic_table(topic[0], topic[2], per_sample_weights=topic[1])
-        read = self.reader(*sequence, t)
-        x = torch.cat([r, t, r[:, : t.shape[1]] * t, form, read], dim=1)
+        parts = [r, t, r[:, : t.shape[1]] * t, form]
+        if self.reader is not None:
+            parts.append(self.reader(*sequence, t))
+        x = torch.cat(parts, dim=1)
         out: torch.Tensor = self.output(torch.relu(self.hidden(x))) + self.skip(x)
         return out
 
@@ -535,7 +538,7 @@ def fit_student(
     soft = _examples(pseudo[0], pseudo[1], settings)
     hard = _examples(annotated[0], one_hot(annotated[1]), settings)
     model = _Student(settings).train()
-    if reader is not None:
+    if reader is not None and model.reader is not None:
         model.reader.load_state_dict(dict(reader))
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=settings.rate, weight_decay=settings.decay / settings.rate
@@ -579,11 +582,10 @@ def _network(model: _Student) -> Network:
     def matrix(name: str) -> Floats:
         return vector(f"{name}.weight").T
 
-    near = [f"reader.near.{i}" for i in range(len(DILATIONS))]
-    return Network(
-        table=weights["table.weight"],
-        topic_table=weights["topic_table.weight"],
-        reader=Reader(
+    reader = None
+    if model.reader is not None:
+        near = [f"reader.near.{i}" for i in range(len(DILATIONS))]
+        reader = Reader(
             table=weights["reader.table.weight"],
             quoted=vector("reader.quoted"),
             near=np.stack([matrix(name) for name in near]),
@@ -592,7 +594,11 @@ def _network(model: _Student) -> Network:
             value=matrix("reader.value"),
             query=matrix("reader.query"),
             query_bias=vector("reader.query.bias").reshape(model.reader.heads, -1),
-        ),
+        )
+    return Network(
+        table=weights["table.weight"],
+        topic_table=weights["topic_table.weight"],
+        reader=reader,
         hidden=matrix("hidden"),
         hidden_bias=vector("hidden.bias"),
         output=matrix("output"),

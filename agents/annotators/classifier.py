@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,6 +27,7 @@ from mfenv.labels import DIMENSIONS, N_DIMENSIONS, N_LABELS, SLICES, Labels, one
 
 __all__ = [
     "DILATIONS",
+    "READER_PARTS",
     "WEIGHTS",
     "ClassifierAnnotator",
     "Head",
@@ -112,6 +113,9 @@ class Head:
     soft: Floats
 
 
+READER_PARTS = ("quoted", "near", "near_bias", "key", "value", "query", "query_bias")
+"""Arrays of a reader beside its table, as they are stored."""
+
 DILATIONS = (1, 2)
 """How far each layer of a reader looks to both sides."""
 
@@ -166,14 +170,14 @@ class Network:
     """The weights of one language.
 
     ``table`` ``(2^bits, d)`` and ``topic_table`` ``(2^topic_bits, t)``, ``t <= d``, embed hashed
-    n-grams; ``reader`` gives ``r`` states; ``hidden`` ``(k, h)`` with ``hidden_bias``, ``output``
-    ``(h, 23)``, ``skip`` ``(k, 23)`` and ``bias`` make logits of the ``k = d + 2t +
-    len(FORM_FEATURES) + r`` inputs.
+    n-grams; ``reader`` gives ``r`` states (``None``: r = 0); ``hidden`` ``(k, h)`` with
+    ``hidden_bias``, ``output`` ``(h, 23)``, ``skip`` ``(k, 23)`` and ``bias`` make logits of the
+    ``k = d + 2t + len(FORM_FEATURES) + r`` inputs.
     """
 
     table: NDArray[np.float32]
     topic_table: NDArray[np.float32]
-    reader: Reader
+    reader: Reader | None
     hidden: Floats
     hidden_bias: Floats
     output: Floats
@@ -185,8 +189,10 @@ class Network:
         reaction = _embed(features.reactions, self.table)
         topic = _embed(features.topics, self.topic_table)[features.topic_of]
         product = reaction[:, : topic.shape[1]] * topic
-        read = self.reader.read(features.tokens, features.quoted, topic)
-        x = np.concatenate([reaction, topic, product, features.form, read], axis=1)
+        parts: list[NDArray[Any]] = [reaction, topic, product, features.form]
+        if self.reader is not None:
+            parts.append(self.reader.read(features.tokens, features.quoted, topic))
+        x = np.concatenate(parts, axis=1)
         hidden = np.maximum(x @ self.hidden + self.hidden_bias, 0.0)
         return np.asarray(hidden @ self.output + x @ self.skip + self.bias)
 
@@ -362,11 +368,9 @@ def _read(file: Path) -> tuple[str, Network, Head]:
         network = Network(
             table("table"),
             table("topic_table"),
-            Reader(
-                table("reader_table"),
-                *(floats(x) for x in ("quoted", "near", "near_bias")),
-                *(floats(x) for x in ("key", "value", "query", "query_bias")),
-            ),
+            Reader(table("reader_table"), *(floats(x) for x in READER_PARTS))
+            if "reader_table" in t
+            else None,
             *(floats(x) for x in ("hidden", "hidden_bias", "output", "skip", "bias")),
         )
         head = Head(*(floats(x) for x in ("offsets", "prior", "hard", "soft")))
