@@ -6,13 +6,14 @@ from mfenv.cli import Jobs
 
 __all__ = ["HELP", "add_arguments", "run"]
 
-HELP = "train an annotator or a small language model (backbone) from scratch"
+HELP = "train an annotator, a small language model (backbone), or how opinions move"
 
 _JOBS = Jobs(
     "train",
     {
         "annotator": ("training.annotator", "the classifier that labels reactions"),
         "backbone": ("training.backbone", "a small causal language model for populations"),
+        "opinions": ("training.opinions", "how opinions move, from people who come back"),
     },
 )
 add_arguments = _JOBS.add_arguments

@@ -45,15 +45,17 @@ class ChatPrompts:
             result += text["act_mean_field"].format(mean_field=field)
         return result
 
-    def policy_suffix(self, state: str, language: str) -> str:
-        """Who this person is, and what to write."""
-        return _templates(language)["act_suffix"].format(state=quote(state, _STATE))
+    def policy_suffix(self, state: str, language: str, opinion: str = "") -> str:
+        """Who this person is, what they think so far (if known), and what to write."""
+        text = _templates(language)
+        thinks = text["act_opinion"].format(opinion=opinion) if opinion else ""
+        return text["act_suffix"].format(state=quote(state, _STATE), opinion=thinks)
 
     def policy_prompt(self, request: ActionRequest) -> str:
         """Prefix and suffix of one agent."""
         return self.policy_prefix(
             request.topic, request.notices, request.mean_field, request.language
-        ) + self.policy_suffix(request.state, request.language)
+        ) + self.policy_suffix(request.state, request.language, request.opinion)
 
     def summary_prompt(self, request: SummaryRequest) -> str:
         """Ask for a new summary in six aspects, most important first (PAPER.md)."""

@@ -12,6 +12,7 @@ from agents.prompts.untrusted import (
 )
 from mfenv.dynamics.mean_field_text import QUOTES, exposed, phrases
 from mfenv.dynamics.models import ActionRequest, SummaryRequest
+from mfenv.states import opinion_text
 
 __all__ = ["ACT", "END", "PAD", "SPECIAL_TOKENS", "TaggedPrompts"]
 
@@ -31,6 +32,23 @@ SPECIAL_TOKENS: tuple[str, ...] = (
     SUMMARY,
 )
 
+# The small models were trained without opinions and do not read the words for them, but they do
+# listen to self-descriptions. So a person whose opinion is kept also says one that goes with it,
+# from among those of the synthetic society.
+_SAYINGS = {
+    opinion_text(opinion, "en"): saying
+    for opinion, saying in enumerate(
+        (
+            "No more silence from above",
+            "Trust, but verify",
+            "They lie to us every day",
+            "Not easily convinced",
+            "Worried about the future",
+            "I question everything",
+        )
+    )
+}
+
 
 class TaggedPrompts:
     """Prompts of the small models of this project: fields behind tags, no instructions."""
@@ -49,15 +67,21 @@ class TaggedPrompts:
         shown = NOTICE + " ".join(clip(n, TOPIC_CHARACTERS) for n in notices) if notices else ""
         return TOPIC + clip(topic, TOPIC_CHARACTERS) + shown + MEAN_FIELD + unquoted(mean_field)
 
-    def policy_suffix(self, state: str, language: str) -> str:
-        """State, then the tag behind which the action stands."""
-        return STATE + clip(state, TOPIC_CHARACTERS) + ACT
+    def policy_suffix(self, state: str, language: str, opinion: str = "") -> str:
+        """State and opinion (if any), then the tag behind which the action stands."""
+        shown = clip(state, TOPIC_CHARACTERS)
+        if opinion:
+            comma, about = ("，", "，简介：") if language == "zh" else (", ", ", about: ")
+            shown += comma + opinion
+            if opinion in _SAYINGS:
+                shown += about + _SAYINGS[opinion]
+        return STATE + shown + ACT
 
     def policy_prompt(self, request: ActionRequest) -> str:
         """Prefix and suffix of one agent."""
         return self.policy_prefix(
             request.topic, request.notices, request.mean_field, request.language
-        ) + self.policy_suffix(request.state, request.language)
+        ) + self.policy_suffix(request.state, request.language, request.opinion)
 
     def summary_prompt(self, request: SummaryRequest) -> str:
         """Topic, old mean field, the latest reactions."""

@@ -1,10 +1,11 @@
 """Runs that survive a kill: an append-only journal of step records for each process.
 
 A journal is a JSONL file: a header (format, settings and their hash), then one line a step in
-canonical JSON, each on disk before the next step begins. Steps are read back from the file when
-asked for, so that a run takes no more memory the longer it gets. Timings stand in a file beside it, so
-that the journal of a run that was killed and continued has the bytes of an undisturbed one. To
-continue, the recorded steps are replayed without any model call and compared with their lines.
+canonical JSON, each on disk before the next step begins. Steps are read from the file whenever
+they are asked for, so that a long run takes no more memory than a short one. Timings stand in a
+file beside it, so that the journal of a run that was killed and continued has the bytes of an
+undisturbed one. To continue, the recorded steps are replayed without any model call and compared
+with their lines.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import json
 import os
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -75,7 +75,9 @@ def canonical(value: Any) -> bytes:
 def record_to_json(record: StepRecord) -> dict[str, Any]:
     """A step record as JSON values. Prompts are stored once up to where they part."""
     prefix = _common_prefix([p for p in record.prompts if p])
+    opinions = {} if record.opinions is None else {"opinions": record.opinions.tolist()}
     return {
+        **opinions,
         "step": record.step,
         "warmup": record.warmup,
         "agents": record.agents.tolist(),
@@ -117,6 +119,7 @@ def record_from_json(value: Mapping[str, Any]) -> StepRecord:
         completion_tokens=int(value["tokens"][1]),
         prompts=tuple("" if p is None else value["prompt_prefix"] + p for p in value["prompts"]),
         summary_prompt=value["summary_prompt"],
+        opinions=np.array(value["opinions"], dtype=np.int8) if "opinions" in value else None,
     )
     if not n == len(record.texts) == len(record.labels):
         raise ValueError(f"{n} agents, {len(record.texts)} actions, {len(record.labels)} labels")
@@ -252,8 +255,8 @@ class Journal:
     """The journal of one process, open for continuing.
 
     Opening checks the complete steps (``records``, which are read from the file) and cuts a torn
-    last line. Raises ``MfenvError`` naming the setting that differs where the journal is of another run, and
-    ``DataError`` where it is damaged.
+    last line. Raises ``MfenvError`` naming the setting that differs where the journal is of
+    another run, and ``DataError`` where it is damaged.
     """
 
     def __init__(self, path: Path | str, settings: Mapping[str, Any]) -> None:

@@ -28,6 +28,7 @@ from mfenv.dynamics.models import (
     SummaryResult,
 )
 from mfenv.dynamics.notices import notice_texts, planted_texts
+from mfenv.dynamics.opinions import NEW, OpinionModel, opinion_uniforms, opinions_of
 from mfenv.dynamics.reach import (
     INITIAL,
     PLANTED,
@@ -43,7 +44,7 @@ from mfenv.events.event import Event
 from mfenv.interventions import KINDS, NONE, Intervention, Kind, next_activity
 from mfenv.labels import N_DIMENSIONS, Labels, decode_code, encode_code
 from mfenv.noise import NoiseKey
-from mfenv.states import state_text
+from mfenv.states import opinion_text, state_text
 
 __all__ = [
     "HISTORY",
@@ -110,6 +111,7 @@ class _State:
     activity: Floats
     message: str | None  # wording of the running statement
     history: tuple[tuple[Reaction, int], ...]  # with the post index of real ones, else -1
+    opinions: NDArray[np.int8] | None = None  # (people,) where they are kept
 
 
 _START = _State(0, "", UNIFORM, INITIAL, _QUIET, None, ())
@@ -121,6 +123,9 @@ class MeanFieldProcess:
     Agent ``k`` is the author of ``event.posts[k + 1]`` and acts once; the first ``warmup`` agents
     act with their real texts. Implements :class:`mfenv.dynamics.records.Dynamics`. Step many
     processes together with :func:`warm_up` and :func:`advance`.
+
+    With ``opinions`` every person (``event.posts.authors``) keeps an opinion over the whole run,
+    see :mod:`mfenv.dynamics.opinions`; agents who are the same person share it.
     """
 
     def __init__(
@@ -129,11 +134,13 @@ class MeanFieldProcess:
         mean_field_model: MeanFieldModel,
         annotator: Annotator,
         settings: ProcessSettings | None = None,
+        opinions: OpinionModel | None = None,
     ) -> None:
         self.policy = policy
         self.mean_field_model = mean_field_model
         self.annotator = annotator
         self.settings = settings or ProcessSettings()
+        self.opinion_model = opinions
         self.seed = 0
         self._event: Event | None = None
         self._content = ""  # fingerprint of the event
@@ -200,6 +207,11 @@ class MeanFieldProcess:
         return self._state.activity
 
     @property
+    def opinions(self) -> NDArray[np.int8] | None:
+        """Everybody's opinion ``(people,)``, -1 before they act; ``None`` where none is kept."""
+        return self._state.opinions
+
+    @property
     def next_agents(self) -> NDArray[np.int64]:
         """Indices ``(n,)`` of the agents of the next step; empty at the end."""
         if self.done:
@@ -220,12 +232,17 @@ class MeanFieldProcess:
 
     def identity(self) -> dict[str, Any]:
         """What the process plays, JSON-able: a journal is only continued by the same."""
-        return {
+        result = {
             "event": self.event.event_id,
             "event_content": self._content,
             "seed": self.seed,
             **asdict(self.settings),
         }
+        if self.opinion_model is not None:
+            authors = np.asarray(self.event.posts.authors[: self._plan[-1][1] + 1], dtype="<i4")
+            people = hashlib.sha256(authors.tobytes()).hexdigest()[:16]
+            result["opinions"] = {"model": self.opinion_model.revision, "people": people}
+        return result
 
     # -- moving it -------------------------------------------------------------------------
 
@@ -237,6 +254,10 @@ class MeanFieldProcess:
         self._event, self.seed = event, int(seed)
         self._content = _fingerprint(event, self.settings)
         self._plan, self._state = plan, _START
+        if self.opinion_model is not None:
+            people = int(np.max(event.posts.authors[: plan[-1][1] + 1])) + 1
+            nobody = _read_only(np.full(people, NEW, dtype=np.int8))
+            self._state = replace(_START, opinions=nobody)
 
     def reset(self, event: Event, seed: int) -> list[StepRecord]:
         """Start an event and play its warm-up from the real posts; returns those steps."""
@@ -254,17 +275,21 @@ class MeanFieldProcess:
 
     def fork(self) -> Self:
         """An independent copy that shares the models and sees the same noise from here on."""
-        copy = type(self)(self.policy, self.mean_field_model, self.annotator, self.settings)
+        copy = type(self)(
+            self.policy, self.mean_field_model, self.annotator, self.settings, self.opinion_model
+        )
         # States are immutable, so both may hold the same one.
         copy._event, copy.seed, copy._content = self._event, self.seed, self._content
         copy._plan, copy._state = self._plan, self._state
         return copy
 
     def snapshot(self) -> dict[str, Any]:
-        """The state, JSON-able apart from the arrays of shape ``(23,)`` and ``(6,)``."""
+        """The state, JSON-able apart from its arrays."""
         state = self._state
+        kept = {} if state.opinions is None else {"everybody": state.opinions.copy()}
         return {
             **self.identity(),
+            **kept,
             "step": state.step,
             "mean_field": state.mean_field,
             "distribution": state.distribution.copy(),
@@ -287,10 +312,12 @@ class MeanFieldProcess:
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Go back to a snapshot of the same event with the same settings, its seed included."""
         for name, mine in self.identity().items():
-            if name != "seed" and snapshot[name] != mine:
+            if name != "seed" and snapshot.get(name) != mine:
                 raise MfenvError(
-                    f"the snapshot was taken with {name} {snapshot[name]!r}, not {mine!r}"
+                    f"the snapshot was taken with {name} {snapshot.get(name)!r}, not {mine!r}"
                 )
+        if self.opinion_model is None and "opinions" in snapshot:
+            raise MfenvError("the snapshot was taken with opinions, this process keeps none")
         self.seed = int(snapshot["seed"])
         self._state = _State(
             step=int(snapshot["step"]),
@@ -312,6 +339,9 @@ class MeanFieldProcess:
                 )
                 for h in snapshot["history"]
             ),
+            opinions=None
+            if self.opinion_model is None
+            else _read_only(np.array(snapshot["everybody"], dtype=np.int8)),
         )
 
 
@@ -342,6 +372,13 @@ class _Step:
         self.agents = np.arange(start, stop)
         self.n = stop - start
         self.states = process.states(self.agents)
+        self.everybody = before.opinions
+        self.opinions: NDArray[np.int8] | None = None
+        if process.opinion_model is not None and before.opinions is not None:
+            self.people = np.asarray(event.posts.authors)[self.agents + 1]
+            u = opinion_uniforms(self.seed, self.agents, self.index)
+            moved = process.opinion_model.move(before.opinions[self.people], before.perceived, u)
+            self.opinions = _read_only(moved)
         self.activity = _read_only(next_activity(before.activity, intervention))
         self.message = before.message if self.activity[Kind.STATEMENT] > 0 else None
         if intervention.kind is Kind.STATEMENT:
@@ -372,6 +409,9 @@ class _Step:
         notices = notice_texts(
             self.activity, self.event.domain, self.event.language, message=self.message
         )
+        opinions = [""] * self.n
+        if self.opinions is not None:
+            opinions = [opinion_text(int(o), self.event.language) for o in self.opinions]
         return tuple(
             ActionRequest(
                 topic=self.event.topic,
@@ -380,8 +420,9 @@ class _Step:
                 notices=notices,
                 state=state,
                 key=NoiseKey(self.seed, int(agent), self.index),
+                opinion=opinion,
             )
-            for state, agent in zip(self.states, self.agents, strict=True)
+            for state, agent, opinion in zip(self.states, self.agents, opinions, strict=True)
         )
 
     def action_requests(self) -> list[ActionRequest]:
@@ -423,6 +464,13 @@ class _Step:
             self.labels[self.planted] = PLANTED
             self.labels[self._unlabelled()] = labels
         self.labels = _read_only(self.labels)
+        if self.opinions is not None and self.everybody is not None:
+            # What somebody shows is what they think; who was silenced by a planted reaction
+            # showed nothing. Of two reactions of one person in a step the later one counts.
+            shown = np.where(self.planted, self.opinions, opinions_of(self.labels))
+            self.everybody = self.everybody.copy()
+            self.everybody[self.people] = shown
+            self.everybody = _read_only(self.everybody)
         own = self.labels[~self.planted]
         if len(own):
             self.distribution = _read_only(shares(own))
@@ -492,6 +540,7 @@ class _Step:
             activity=self.activity,
             message=self.message,
             history=self.history,
+            opinions=self.everybody,
         )
         return StepRecord(
             step=self.index,
@@ -509,6 +558,7 @@ class _Step:
             completion_tokens=self.completion_tokens,
             prompts=tuple(self.prompts),
             summary_prompt=self.summary_prompt,
+            opinions=self.opinions,
         )
 
 
