@@ -21,7 +21,7 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,14 +39,15 @@ from mfenv.dynamics.journal import Journal, RunLock, canonical, timings_path
 from mfenv.dynamics.journal import run as run_journals
 from mfenv.dynamics.models import Annotator
 from mfenv.dynamics.opinions import NEW, OPINIONS, OpinionModel, opinions_of
-from mfenv.dynamics.process import MeanFieldProcess, ProcessSettings
+from mfenv.dynamics.process import MeanFieldProcess, ProcessSettings, warm_up
 from mfenv.dynamics.records import StepRecord
 from mfenv.errors import MfenvError
 from mfenv.events.event import Event
 from mfenv.events.load import load_events
 from mfenv.events.synthetic.generator import SyntheticSociety
-from mfenv.labels import DIMENSIONS, OFFSETS, Labels
-from mfenv.noise import generator
+from mfenv.labels import DIMENSIONS, NAMES, OFFSETS, Labels
+from mfenv.noise import NoiseKey, generator
+from mfenv.states import opinion_text
 
 __all__ = ["BAR", "HELP", "PARTS", "add_arguments", "entropy", "run", "score"]
 
@@ -65,6 +66,8 @@ _SOCIETY, _INDEX = 9, 0  # of no shipped model's training
 _PERSISTENCE_STREAM, _FLOOR_STREAM = 7011, 7012
 _WITH_OPINIONS = "+opinions"
 _CHUNK = 2048  # texts that are labelled at once
+_ASKED = 256  # people who are asked with each opinion
+_LISTENING = ("belief/believe", "stance/support", "stance/oppose")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -128,22 +131,27 @@ def part_counts(labels: Labels) -> Floats:
 def score(warmup: Labels, real: Labels, simulated: Labels, seed: int) -> dict[str, Any]:
     """Compare a run ``(n, 8)`` with the stream ``(n, 8)`` that followed the warm-up ``(w, 8)``.
 
-    ``ratio`` is the least entropy of a tenth, as a part of the stream's own over the whole run
-    and in the same tenth; dimensions in which the stream itself says always the same are left out.
+    ``ratio`` is the least entropy of a tenth, as a part of the stream's own over the whole run;
+    ``ratio_same_tenth`` as a part of the stream's in that tenth; ``stream_ratio`` is the first for
+    the stream itself. Where the stream always says the same there is nothing to fall below: 1.
     """
     true, made = part_counts(real), part_counts(simulated)
     sizes = true[:, :2].sum(axis=-1)
     drawn = metrics.persistence(warmup, len(real), generator(_PERSISTENCE_STREAM, seed))
     floor = metrics.noise_floor(true, sizes, sizes, generator(_FLOOR_STREAM, 0))
     own, whole = entropy(true), entropy(true.sum(axis=0))
-    ratio = entropy(made) / np.where(whole > 0, whole, math.nan)
-    local = entropy(made) / np.where(own > 0, own, math.nan)
+
+    def least(of: Floats, reference: Floats) -> Floats:
+        part = of / np.where(reference > 0, reference, 1.0)
+        return np.asarray(np.where(reference > 0, part, 1.0).min(axis=0))
+
     return {
         "entropy": entropy(made),  # (10, 8)
         "stream_entropy": own,  # (10, 8)
         "stream_entropy_whole": whole,  # (8,)
-        "ratio": np.nanmin(ratio, axis=0),  # (8,) least over the tenths
-        "ratio_same_tenth": np.nanmin(local, axis=0),  # (8,)
+        "ratio": least(entropy(made), whole),  # (8,) least over the tenths
+        "ratio_same_tenth": least(entropy(made), own),  # (8,)
+        "stream_ratio": least(own, whole),  # (8,)
         "kl": metrics.kl(true, made).mean(axis=-1),  # (10,)
         "kl_per_dimension": metrics.kl(true, made).mean(axis=0),  # (8,)
         "persistence": metrics.kl(true, part_counts(drawn)).mean(axis=-1),  # (10,)
@@ -248,6 +256,7 @@ def run(args: argparse.Namespace) -> int:
         for method in methods:
             pair = pairs[method.removesuffix(_WITH_OPINIONS)]
             rows[method] = _measure(setup, method, pair, labels)
+        heard = None if opinions is None else _listening(setup, pairs[plain[-1]])
     result = {
         "event": event.event_id,
         "data": _data(args, event),
@@ -265,6 +274,7 @@ def run(args: argparse.Namespace) -> int:
         "opinions": None if opinions is None else opinions.revision,
         "bar": BAR,
         "dimensions": [d.name for d in DIMENSIONS],
+        "listening": heard,
         "methods": rows,
         "machine": machine(),
         "command": _command(args),
@@ -391,6 +401,38 @@ def _opinions(
     return result
 
 
+def _listening(setup: _Setup, pair: Pair) -> dict[str, dict[str, float]]:
+    """Shares of what the same people do, with the same noise, when told of each opinion.
+
+    The first people after the warm-up, all of them under the mean field that it left.
+    """
+    path = setup.folder / "listening.json"
+    if path.exists():
+        found: dict[str, dict[str, float]] = json.loads(path.read_text())
+        return found
+    event = setup.event
+    process = MeanFieldProcess(pair.policy, pair.mean_field, setup.annotator, setup.process)
+    process.begin(event, setup.seed)
+    warm_up([process])
+    first = process.requests()[0]
+    agents = range(setup.process.warmup, min(setup.process.warmup + _ASKED, len(event.posts) - 1))
+    asked = [
+        replace(first, state=state, key=NoiseKey(setup.seed, agent, process.step_index))
+        for agent, state in zip(agents, process.states(list(agents)), strict=True)
+    ]
+    result = {}
+    for k, name in ((NEW, "none"), *enumerate("/".join(x) for x in OPINIONS)):
+        opinion = "" if k == NEW else opinion_text(k, event.language)
+        acted = pair.policy.act([replace(r, opinion=opinion) for r in asked])
+        texts = [a.text for a in acted]
+        n = len(texts)
+        labels = setup.annotator.label([event.topic] * n, texts, [event.language] * n)
+        share = normalise(counts(labels))
+        result[name] = {x: round(float(share[NAMES.index(x)]), 4) for x in _LISTENING}
+    path.write_text(json.dumps(result) + "\n")
+    return result
+
+
 def _data(args: argparse.Namespace, event: Event) -> dict[str, Any]:
     if args.data == _SYNTHETIC:
         return {"file": None, "society": _SOCIETY, "index": _INDEX}
@@ -455,6 +497,11 @@ def _markdown(result: Mapping[str, Any]) -> str:
             f"{'–' if grown is None else f'{grown:+.1f} MB'} | "
             f"{result['interactions'] / max(r['seconds'], 1e-9):.0f} |"
         )
+    own_ratio = next(iter(methods.values()))["stream_ratio"]
+    least = min(range(len(dimensions)), key=own_ratio.__getitem__)
+    lines.append(
+        f"| the stream itself | {own_ratio[least]:.3f} ({dimensions[least]}) | 1 | | | | | | |"
+    )
     lines += _by_tenth("KL(real ‖ simulated) by tenth, nats, mean of the eight dimensions", [
         *((name, r["kl"]) for name, r in methods.items()),
         ("persistence", next(iter(methods.values()))["persistence"]),
@@ -483,6 +530,19 @@ def _markdown(result: Mapping[str, Any]) -> str:
             f"{' | '.join(f'{x:.3f}' for x in own)} | |",
         ]
     lines += _opinion_tables(methods)
+    if result["listening"]:
+        lines += [
+            "",
+            f"Does the model listen? The same {_ASKED} people under the mean field after the "
+            f"warm-up, with the same noise, told of each opinion:",
+            "",
+            f"| told | {' | '.join(_LISTENING)} |",
+            "|---|" + "---|" * len(_LISTENING),
+            *(
+                f"| {name} | {' | '.join(f'{row[x]:.3f}' for x in _LISTENING)} |"
+                for name, row in result["listening"].items()
+            ),
+        ]
     source = (
         f"synthetic event {data['society']}-{data['index']}"
         if data["file"] is None
