@@ -19,12 +19,13 @@ from mfenv.dynamics.opinions import (
     load_opinions,
     opinion_uniforms,
     opinions_of,
+    with_opinions,
 )
 from mfenv.dynamics.process import MeanFieldProcess, ProcessSettings, advance
 from mfenv.errors import MfenvError, ModelError
 from mfenv.events.synthetic.generator import SyntheticSociety
 from mfenv.interventions import NONE, Intervention, Kind
-from mfenv.labels import N_LABELS, SLICES, decode, dimension, encode_code
+from mfenv.labels import N_LABELS, SLICES, decode, dimension, encode_code, one_hot
 from mfenv.noise import uniform
 from mfenv.states import opinion_text
 from training.opinions import Transitions, fit, likelihood, observed
@@ -150,6 +151,8 @@ def test_a_model_is_saved_and_read_back(tmp_path):
     again = load_opinions(tmp_path / "m.safetensors")
     assert again.revision == model.revision
     assert json.loads((tmp_path / "m.json").read_text())["revision"] == model.revision
+    assert again.coupling == 1.0
+    assert replace(model, coupling=0.5).revision != model.revision
     for data in (b"", b"no model", b"\x00" * 64):
         (tmp_path / "bad.safetensors").write_bytes(data)
         with pytest.raises(MfenvError, match=r"bad\.safetensors.*mfenv train opinions"):
@@ -171,20 +174,45 @@ def test_people_keep_their_opinions_over_the_whole_run():
         record = process.step(plan.get(process.step_index, NONE))
         people = event.posts.authors[agents + 1]
         u = opinion_uniforms(3, agents, record.step)
-        np.testing.assert_array_equal(record.opinions, model.move(before[people], z, u))
+        thought = model.move(before[people], z, u)
+        if record.warmup:
+            thought = opinions_of(record.labels)
+        np.testing.assert_array_equal(record.opinions, thought)
         for i, (person, agent) in enumerate(zip(people, agents, strict=True)):
             returned += before[person] != NEW
-            if record.planted[i]:
-                kept[person] = record.opinions[i]  # what they would have shown
-                continue
-            kept[person] = opinions_of(record.labels[i])
-            if not record.warmup:
-                assert policy.told[int(agent), record.step] == PHRASES[record.opinions[i]]
-                assert kept[person] == record.opinions[i]  # this population does as it thinks
-                said = decode(record.labels[i])
-                assert (said["stance"], said["belief"]) == OPINIONS[record.opinions[i]]
+            kept[person] = thought[i]
+            if not record.warmup and not record.planted[i]:
+                assert policy.told[int(agent), record.step] == PHRASES[thought[i]]
+                said = decode(record.labels[i])  # this population does as it thinks
+                assert (said["stance"], said["belief"]) == OPINIONS[thought[i]]
     assert returned > 30
     np.testing.assert_array_equal(process.opinions, kept)
+
+
+@pytest.mark.parametrize("coupling", [0.0, 0.25, 1.0])
+def test_what_is_perceived_is_coupled_to_what_people_think(coupling):
+    """By hand: people who all write that they support it, whatever they think."""
+
+    class Flatterers(Followers):
+        def _one(self, request):
+            return ActionResult("s" + super()._one(request).text[1:4] + "sb" + "so", "", 1, 1)
+
+    model = replace(planted(), coupling=coupling)
+    process = started(Flatterers(), model)
+    while process.in_warmup:
+        process.step()
+    before = process.perceived
+    record = process.step()
+    shown, thought = record.labels, with_opinions(record.labels, record.opinions)
+    assert (opinions_of(shown) == 0).all()
+    assert (opinions_of(thought) != 0).any()
+    expected = [2 / 3 * before + 1 / 3 * one_hot(y).mean(axis=0) for y in (shown, thought)]
+    np.testing.assert_allclose(
+        process.perceived, (1 - coupling) * expected[0] + coupling * expected[1]
+    )
+    np.testing.assert_allclose(record.distribution, one_hot(shown).mean(axis=0))
+    for name in ("rumor", "sentiment_state", "behavior", "intent"):
+        np.testing.assert_allclose(process.perceived[SLICES[name]], expected[0][SLICES[name]])
 
 
 def test_draws_do_not_depend_on_the_batch():
@@ -294,7 +322,7 @@ def test_memory_does_not_grow_with_the_run(tmp_path):
         tracemalloc.stop()
     per_step = (sizes[2] - sizes[0]) / (marks[2] - marks[0])
     written = (tmp_path / "long.jsonl").stat().st_size / len(steps)
-    assert written > 2000
+    assert written > 1800
     assert per_step < 400  # bytes: the journal's places take 8, what these models count some more
     assert len(steps) == process.total_steps == 200
     assert steps[-1].step == 199

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -65,6 +65,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--events", type=integer(2), default=60, metavar="N", help="synthetic (%(default)s)")
     add("--batch", type=integer(1), default=16, metavar="n", help="people in a step (%(default)s)")
     add("--shrinkage", type=_positive, default=4.0, metavar="L", help="(%(default)s)")
+    add(
+        "--coupling",
+        type=_part,
+        default=1.0,
+        metavar="C",
+        help="weight of what people think, against what they write, in the perceived stance and "
+        "belief: 0 to 1 (%(default)s)",
+    )
     add("--annotator", default=AUTO, metavar="NAME", help="what labels reactions (%(default)s)")
     add("--out", type=Path, required=True, metavar="FILE", help=".safetensors; .json beside it")
 
@@ -76,6 +84,16 @@ def _positive(text: str) -> float:
         value = 0.0
     if not 0 < value < 1e9:
         raise argparse.ArgumentTypeError(f"{text!r} is not allowed; allowed: a number above 0")
+    return value
+
+
+def _part(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; allowed: 0 to 1")
     return value
 
 
@@ -217,7 +235,7 @@ def run(args: argparse.Namespace) -> int:
             f"{args.train}: {back} reactions are of people who had reacted before; 100 or more "
             f"are needed to learn how opinions move"
         )
-    model = fit(data, args.shrinkage)
+    model = replace(fit(data, args.shrinkage), coupling=args.coupling)
     about: dict[str, Any] = {
         "trained on": {
             "data": args.train if args.train == _SYNTHETIC else Path(args.train).name,

@@ -1,13 +1,17 @@
 """Latent opinions: what each person thinks, kept for the whole run and moved by the mean field.
 
-An opinion is a stance and a belief, one of :data:`N_OPINIONS` classes. A person who acts again has
-moved on from the opinion that they last showed by a Markov transition that depends on the perceived
-distribution z; somebody new draws a first opinion that depends on z. The opinion is told to the
-policy model, and what the person then does is the opinion that is kept. This is the micro state
-of MF-MDP (arXiv 2604.05516) for text: micro states and distribution move each other, the chain
-through z, the distribution through what people with these opinions do.
+An opinion is a stance and a belief, one of :data:`N_OPINIONS` classes. A person who acts again
+moves on from their last opinion by a Markov transition that depends on the perceived distribution
+z; somebody new draws a first opinion that depends on z. The opinion is told to the policy model,
+and kept until the person acts again. What real people do (warm-up, actions from outside) *is* their
+opinion. This is the micro state of MF-MDP (arXiv 2604.05516) for text:
 
     P(o' | o, z) = softmax over o' of  b[o, o'] + W[o, o'] · (z - uniform)
+
+Micro states and distribution move each other. In the stance and belief of z, ``coupling`` weighs
+what people think against what the policy model made them write. At 1 the chain carries both, as
+it was learned, and a mean field that counts z tells of it: a model that writes with a slant cannot
+talk the population into it step by step. At 0 opinions only follow what is written.
 
 Pure NumPy on arrays; ``mfenv train opinions`` fits b and W.
 """
@@ -38,6 +42,7 @@ __all__ = [
     "load_opinions",
     "opinion_uniforms",
     "opinions_of",
+    "with_opinions",
 ]
 
 Floats = NDArray[np.float64]
@@ -67,6 +72,14 @@ def opinions_of(labels: Labels) -> Opinions:
     return np.asarray(labels[..., _STANCE] * size + labels[..., _BELIEF], dtype=np.int8)
 
 
+def with_opinions(labels: Labels, opinions: Opinions) -> Labels:
+    """Labels ``(n, 8)`` with the stance and belief of opinions ``(n,)``."""
+    result = np.array(labels, dtype=np.int8)
+    size = len(DIMENSIONS[_BELIEF].labels)
+    result[:, _STANCE], result[:, _BELIEF] = np.divmod(np.asarray(opinions), size)
+    return result
+
+
 def features(perceived: ArrayLike) -> Floats:
     """What a transition sees of perceived distributions ``(..., 23)``; same shape."""
     return np.asarray(perceived, dtype=float) - UNIFORM
@@ -86,6 +99,7 @@ class OpinionModel:
 
     bias: Floats
     weights: Floats
+    coupling: float = 1.0  # weight of what people think in the perceived stance and belief
 
     def __post_init__(self) -> None:
         rows = N_OPINIONS + 1
@@ -96,12 +110,14 @@ class OpinionModel:
             value = getattr(self, name)
             if np.shape(value) != shape or not np.isfinite(value).all():
                 raise ValueError(f"{name} must be finite and of shape {shape}")
+        if not 0 <= self.coupling <= 1:
+            raise ValueError(f"coupling {self.coupling!r} is not allowed; allowed: 0 to 1")
 
     @cached_property
     def revision(self) -> str:
         """A hash of the parameters."""
         digest = hashlib.sha256()
-        for value in (self.bias, self.weights):
+        for value in (self.bias, self.weights, np.array(self.coupling)):
             digest.update(np.ascontiguousarray(value, dtype="<f8").tobytes())
         return digest.hexdigest()[:16]
 
@@ -125,7 +141,11 @@ class OpinionModel:
 
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        meta = {"format": FORMAT, "opinions": [list(x) for x in OPINIONS]}
+        meta = {
+            "format": FORMAT,
+            "opinions": [list(x) for x in OPINIONS],
+            "coupling": self.coupling,
+        }
         tensors = {"bias": self.bias, "weights": self.weights}
         save_file(
             {name: np.ascontiguousarray(x, dtype=np.float64) for name, x in tensors.items()},
@@ -145,9 +165,9 @@ def load_opinions(path: Path | str) -> OpinionModel:
             meta = json.loads((stored.metadata() or {}).get("mfenv", "{}"))
             if meta.get("format") != FORMAT or meta.get("opinions") != [list(x) for x in OPINIONS]:
                 raise ValueError(f"this is no {FORMAT}")
-            tensors = [np.array(stored.get_tensor(x), float) for x in ("bias", "weights")]
-        return OpinionModel(*tensors)
-    except (SafetensorError, OSError, ValueError) as error:
+            bias, weights = (np.array(stored.get_tensor(x), float) for x in ("bias", "weights"))
+        return OpinionModel(bias, weights, float(meta["coupling"]))
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             str(path),
             "(all)",

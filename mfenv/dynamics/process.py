@@ -28,7 +28,13 @@ from mfenv.dynamics.models import (
     SummaryResult,
 )
 from mfenv.dynamics.notices import notice_texts, planted_texts
-from mfenv.dynamics.opinions import NEW, OpinionModel, opinion_uniforms, opinions_of
+from mfenv.dynamics.opinions import (
+    NEW,
+    OpinionModel,
+    opinion_uniforms,
+    opinions_of,
+    with_opinions,
+)
 from mfenv.dynamics.reach import (
     INITIAL,
     PLANTED,
@@ -464,23 +470,35 @@ class _Step:
             self.labels[self.planted] = PLANTED
             self.labels[self._unlabelled()] = labels
         self.labels = _read_only(self.labels)
-        if self.opinions is not None and self.everybody is not None:
-            # What somebody shows is what they think; who was silenced by a planted reaction
-            # showed nothing. Of two reactions of one person in a step the later one counts.
-            shown = np.where(self.planted, self.opinions, opinions_of(self.labels))
-            self.everybody = self.everybody.copy()
-            self.everybody[self.people] = shown
-            self.everybody = _read_only(self.everybody)
         own = self.labels[~self.planted]
         if len(own):
             self.distribution = _read_only(shares(own))
         u = keyed_uniforms(self.seed, self.agents, self.index)
         weights = reach_weights(self.labels, self.activity, u)
         rate = perception_rate(int(self.agents[0]), self.n, self.process.settings.batch)
-        self.perceived = _read_only(
-            perceive(self.before.perceived, self.labels, weights, rate=rate)
-        )
+        perceived = perceive(self.before.perceived, self.labels, weights, rate=rate)
+        if self.opinions is not None:
+            perceived = self._think(self.opinions, perceived, weights, rate)
+        self.perceived = _read_only(perceived)
         self._show(weights)
+
+    def _think(
+        self, drawn: NDArray[np.int8], perceived: Floats, weights: Floats, rate: float
+    ) -> Floats:
+        """Keep the opinions of who acted; returns what is perceived with them."""
+        model = self.process.opinion_model
+        assert model is not None
+        assert self.everybody is not None
+        # What comes from outside is what its author thinks; a planted reaction says nothing of it.
+        shown = opinions_of(self.labels)
+        kept = drawn if self.given is None else np.where(self.planted, drawn, shown)
+        self.opinions = _read_only(kept)
+        everybody = self.everybody.copy()
+        everybody[self.people] = kept  # of two turns of one person in a step the later one counts
+        self.everybody = _read_only(everybody)
+        labels = with_opinions(self.labels, np.where(self.planted, shown, kept))
+        thought = perceive(self.before.perceived, labels, weights, rate=rate)
+        return (1.0 - model.coupling) * perceived + model.coupling * thought
 
     def _show(self, weights: Floats) -> None:
         """Work out the reactions that the mean-field model is shown."""
