@@ -349,7 +349,9 @@ def _measure(setup: _Setup, method: str, pair: Pair, real: Labels) -> dict[str, 
         "seconds": round(seconds, 1),
         "tokens": tokens.tolist(),
         "journal_mb": round(path.stat().st_size / 2**20, 1),
-        "memory": [json.loads(line) for line in memory.read_text().splitlines()],
+        "memory": [json.loads(x) for x in memory.read_text().splitlines()]
+        if memory.exists()
+        else [],
     }
 
 
@@ -460,9 +462,9 @@ def _command(args: argparse.Namespace) -> str:
 
 
 def growth(memory: Sequence[Mapping[str, Any]]) -> float | None:
-    """MB that the resident memory grew by from the first quarter to the end of one process."""
+    """MB that the resident memory grew by from 30% of the run to its end, in one process."""
     last = [m for m in memory if m["process"] == memory[-1]["process"]] if memory else []
-    later = [m for m in last if m["part"] >= 0.25]
+    later = [m for m in last if m["part"] >= 0.29]
     return later[-1]["rss_mb"] - later[0]["rss_mb"] if len(later) > 1 else None
 
 
@@ -481,19 +483,18 @@ def _markdown(result: Mapping[str, Any]) -> str:
         + (f"; it falls below for: {', '.join(failed)}." if failed else "."),
         "",
         "| method | least entropy / stream's (dimension) | in the same tenth | mean KL | "
-        "persistence | floor | memory at 25%, 50%, 100% (MB) | growth 25% to 100% | decisions/s |",
+        "persistence | floor | memory at 30%, 50%, 100% (MB) | growth 30% to 100% | decisions/s |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, r in methods.items():
         worst = int(np.argmin(r["ratio"]))
         at = {round(m["part"], 1): m["rss_mb"] for m in r["memory"]}
-        first = at.get(0.3, at.get(0.2, math.nan))
         grown = growth(r["memory"])
         lines.append(
             f"| {name} | {r['ratio'][worst]:.3f} ({dimensions[worst]}) | "
             f"{min(r['ratio_same_tenth']):.3f} | {np.mean(r['kl']):.4f} | "
             f"{np.mean(r['persistence']):.4f} | {np.mean(r['floor']):.4f} | "
-            f"{first:.0f}, {at.get(0.5, math.nan):.0f}, {at.get(1.0, math.nan):.0f} | "
+            f"{', '.join(f'{at.get(k, math.nan):.0f}' for k in (0.3, 0.5, 1.0))} | "
             f"{'–' if grown is None else f'{grown:+.1f} MB'} | "
             f"{result['interactions'] / max(r['seconds'], 1e-9):.0f} |"
         )

@@ -1,7 +1,9 @@
 import gc
 import json
+import os
 import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from population import Codes, Followers, Summaries, make_event
 
 from mfenv.cli import main
 from mfenv.distributions import UNIFORM, normalise
+from mfenv.dynamics.assemble import build_annotator
 from mfenv.dynamics.journal import Journal, read_journal, record_to_json, run
 from mfenv.dynamics.models import ActionResult
 from mfenv.dynamics.opinions import (
@@ -23,11 +26,13 @@ from mfenv.dynamics.opinions import (
 )
 from mfenv.dynamics.process import MeanFieldProcess, ProcessSettings, advance
 from mfenv.errors import MfenvError, ModelError
+from mfenv.events.load import load_events
 from mfenv.events.synthetic.generator import SyntheticSociety
 from mfenv.interventions import NONE, Intervention, Kind
 from mfenv.labels import N_LABELS, SLICES, decode, dimension, encode_code, one_hot
 from mfenv.noise import uniform
 from mfenv.states import opinion_text
+from training.corpus import label_events
 from training.opinions import Transitions, fit, likelihood, observed
 
 SETTINGS = ProcessSettings(agents=300, batch=4, warmup=10)
@@ -376,3 +381,29 @@ def test_what_commands_are_told_wrongly_is_one_line(tmp_path, capsys):
         error = capsys.readouterr().err
         assert error.count("\n") == 1
         assert message in error
+
+
+# -- real data ---------------------------------------------------------------------------------
+
+
+@pytest.mark.realdata
+def test_real_people_stick_to_their_opinions_and_follow_the_mean_field():
+    data = Path(os.environ.get("MFENV_DATA") or Path(__file__).parents[1] / "../shared/data")
+    path = data / "pheme" / "streams_rnr.parquet"
+    if not path.exists():
+        pytest.skip(f"{path} is absent")
+    [event] = load_events(path, event_ids=["pheme-rnr-ottawashooting"])
+    [labels] = label_events([event], build_annotator("classifier"))
+    seen = observed(event, labels)
+    returned = seen.origin != NEW
+    assert returned.sum() > 4000
+    half = np.arange(len(seen)) < len(seen) // 2
+    early, late = (
+        Transitions(seen.origin[x], seen.target[x], seen.perceived[x])
+        for x in (half, ~half & returned)
+    )
+    cost = likelihood(fit(early), late).mean()
+    assert cost < likelihood(fit(early, mean_field=False), late).mean()
+    forgetful = replace(early, origin=np.full_like(early.origin, NEW))
+    blank = replace(late, origin=np.full_like(late.origin, NEW))
+    assert cost < likelihood(fit(forgetful), blank).mean()
