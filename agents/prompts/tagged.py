@@ -32,19 +32,20 @@ SPECIAL_TOKENS: tuple[str, ...] = (
     SUMMARY,
 )
 
-# The small models were trained without opinions and do not read the words for them, but they do
-# listen to self-descriptions. So a person whose opinion is kept also says one that goes with it,
-# from among those of the synthetic society.
+# The small models were trained without opinions and do not read the words for them, but the English
+# one listens to self-descriptions. So a person of each opinion says what people who tend to it say
+# in the synthetic society. Believers and doubters are chosen so that together they lean as the
+# whole society does (enthusiasts and worriers; experts, since sceptics would pull all to doubt).
 _SAYINGS = {
     opinion_text(opinion, "en"): saying
     for opinion, saying in enumerate(
         (
-            "No more silence from above",
-            "Trust, but verify",
+            "Online all day, sharing what I see",
+            "Editor at a daily paper",
             "They lie to us every day",
-            "Not easily convinced",
-            "Worried about the future",
-            "I question everything",
+            "Journalist, facts matter",
+            "Please stay safe everyone",
+            "Engineer writing on evidence",
         )
     )
 }
@@ -70,11 +71,10 @@ class TaggedPrompts:
     def policy_suffix(self, state: str, language: str, opinion: str = "") -> str:
         """State and opinion (if any), then the tag behind which the action stands."""
         shown = clip(state, TOPIC_CHARACTERS)
-        if opinion:
-            comma, about = ("，", "，简介：") if language == "zh" else (", ", ", about: ")
-            shown += comma + opinion
-            if opinion in _SAYINGS:
-                shown += about + _SAYINGS[opinion]
+        if opinion in _SAYINGS:
+            shown += ", about: " + _SAYINGS[opinion]
+        elif opinion:
+            shown += ("，" if language == "zh" else ", ") + opinion
         return STATE + shown + ACT
 
     def policy_prompt(self, request: ActionRequest) -> str:
