@@ -560,8 +560,8 @@ def _markdown(result: Mapping[str, Any]) -> str:
         *([f"- Opinion model: revision {result['opinions']}"] if result["opinions"] else []),
         f"- Annotator: {result['annotator']}; sampling: {settings['sampling']}; seed "
         f"{settings['seed']}",
-        "- Memory: resident set of the whole process (model, event and all); one method after the "
-        "other, in the order of the table. The journal on disk: "
+        "- Memory: resident set of the process that ran a method, model, event and all. The "
+        "journal on disk: "
         + ", ".join(f"{n} {r['journal_mb']:.0f} MB" for n, r in methods.items()),
         "- Seconds in model calls: "
         + ", ".join(f"{n} {r['seconds']:,.0f}" for n, r in methods.items())
