@@ -12,6 +12,7 @@ _JOBS = Jobs(
     "bench",
     {
         "fidelity": ("benchmarks.fidelity", "how close simulated populations come to real ones"),
+        "long": ("benchmarks.long_run", "drift and memory over tens of thousands of reactions"),
         "memorisation": ("benchmarks.memorisation", "verbatim copies of training texts"),
         "response": ("benchmarks.response", "reactions to interventions beside the society's"),
         "summaries": ("benchmarks.summaries", "how well a model rewrites the mean field"),

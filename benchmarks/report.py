@@ -23,7 +23,8 @@ __all__ = ["Effect", "Method", "Report", "Samples", "render"]
 
 Floats = NDArray[np.float64]
 
-_SMOOTH = 3  # steps that a drawn line averages over
+_SMOOTH = 3  # points that a drawn line averages over
+_POINTS = 240  # of a drawn line at most; the steps of a longer run are averaged in blocks
 _TOPS = (0.1, 0.25, 0.5, 0.75, 1.0)  # upper ends of a panel's scale
 
 
@@ -286,9 +287,11 @@ def _trajectories(report: Report, colour: Mapping[str, str]) -> str:
             f"<div class='dimension n{len(columns)}'><h3>{dimension.name.replace('_', ' ')}</h3>"
             f"<div class='panels'>{panels}</div></div>"
         )
+    stride = _stride(len(report.real))
+    dots = "dots are the real steps" if stride == 1 else f"dots average {stride} real steps"
     return (
         "<section><h2>Trajectories</h2><p class='note'>Share of each label, step by step: lines "
-        f"average {_SMOOTH} steps, dots are the real steps, bands span the seeds. Shaded: the "
+        f"average {_SMOOTH * stride} steps, {dots}, bands span the seeds. Shaded: the "
         "warm-up, where everybody is real. One scale within a dimension.</p>"
         f"{legend}<div class='dimensions'>{''.join(groups)}</div></section>"
     )
@@ -302,6 +305,20 @@ def _legend(entries: Sequence[tuple[str, str]]) -> str:
 def _scale(real: Floats, simulated: Sequence[Floats]) -> float:
     highest = max([float(np.max(real)), *(float(np.max(s.mean(axis=0))) for s in simulated)])
     return next((t for t in _TOPS if t >= highest), 1.0)
+
+
+def _stride(steps: int) -> int:
+    """Steps behind one drawn point."""
+    return -(-steps // _POINTS)
+
+
+def _blocks(y: Floats, stride: int) -> Floats:
+    """Means of ``stride`` successive values over the last axis; the last block may be shorter."""
+    if stride == 1:
+        return y
+    starts = np.arange(0, y.shape[-1], stride)
+    sizes = np.minimum(starts + stride, y.shape[-1]) - starts
+    return np.asarray(np.add.reduceat(y, starts, axis=-1) / sizes)
 
 
 def _smooth(y: Floats) -> Floats:
@@ -322,6 +339,8 @@ def _panel(
 ) -> str:
     """One label's shares over the steps as SVG; ``series`` are (class, shares of the rollout)."""
     steps = len(real)
+    stride = _stride(steps)
+    shown = _blocks(real[:, column], stride)
     left, right, bottom, height = 34.0, 236.0, 104.0, 96.0
 
     def x(step: float) -> float:
@@ -331,7 +350,10 @@ def _panel(
         return bottom - height * min(max(share, 0.0), top) / top
 
     def points(first: int, values: Floats) -> str:
-        return " ".join(f"{x(first + i + 0.5):.1f},{y(float(v)):.1f}" for i, v in enumerate(values))
+        return " ".join(f"{at(first, i)},{y(float(v)):.1f}" for i, v in enumerate(values))
+
+    def at(first: int, i: int) -> str:
+        return f"{x(min(first + (i + 0.5) * stride, steps)):.1f}"
 
     parts = [
         f'<rect class="warm" x="{left}" y="{bottom - height}" width="{x(warmup) - left:.1f}" '
@@ -355,7 +377,7 @@ def _panel(
         )
     lines = []
     for kind, shares in series:
-        smooth = _smooth(shares[..., column])
+        smooth = _smooth(_blocks(shares[..., column], stride))
         if len(smooth) > 1:
             low, high = smooth.min(axis=0), smooth.max(axis=0)
             back = points(warmup, high).split()[::-1]
@@ -364,10 +386,10 @@ def _panel(
             )
         lines.append(f'<polyline class="{kind}" points="{points(warmup, smooth.mean(axis=0))}"/>')
     parts += [
-        f'<circle class="step" cx="{x(i + 0.5):.1f}" cy="{y(float(v)):.1f}" r="1.6"/>'
-        for i, v in enumerate(real[:, column])
+        f'<circle class="step" cx="{at(0, i)}" cy="{y(float(v)):.1f}" r="1.6"/>'
+        for i, v in enumerate(shown)
     ]
-    parts.append(f'<polyline class="real" points="{points(0, _smooth(real[:, column]))}"/>')
+    parts.append(f'<polyline class="real" points="{points(0, _smooth(shown))}"/>')
     return (
         f'<figure class="panel"><figcaption>{_text(label)}</figcaption>'
         f'<svg viewBox="0 0 240 122" role="img" aria-label="share of {_text(label)} over the '
@@ -459,7 +481,7 @@ def _mean_fields(report: Report, colour: Mapping[str, str]) -> str:
         rest = "".join(_field(each, report.language) for each in fields)
         blocks.append(
             f"<h3>{_swatch(method.name, colour)}</h3><dl class='fields'>{shown}</dl>"
-            f"<details><summary>all {len(fields)} steps</summary><dl class='fields'>{rest}</dl>"
+            f"<details><summary>{_how_many(fields)} steps</summary><dl class='fields'>{rest}</dl>"
             "</details>"
         )
     if not blocks:
@@ -468,6 +490,11 @@ def _mean_fields(report: Report, colour: Mapping[str, str]) -> str:
         "<section><h2>The mean field over time</h2><p class='note'>What the next agents read about "
         f"the population; first seed.</p>{''.join(blocks)}</section>"
     )
+
+
+def _how_many(fields: Sequence[tuple[int, str]]) -> str:
+    every = len(fields) == fields[-1][0] - fields[0][0] + 1
+    return f"{'all ' if every else ''}{len(fields)}"
 
 
 def _field(field: tuple[int, str], language: str) -> str:

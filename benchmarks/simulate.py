@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 import mfenv
+from agents.opinions import DEFAULT, build_opinions
 from benchmarks.compare import Comparison, Difference, compare, difference
 from benchmarks.metrics import Interval
 from benchmarks.report import Effect, Method, Report, Samples, render
@@ -81,6 +82,7 @@ _TELLING = (
     "sentiment_state/angry",
 )
 _SAMPLE_STEPS, _SAMPLE_AGENTS = 5, 5
+_MEAN_FIELDS = 200  # that a report shows at most
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -136,6 +138,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also run the counterfactual with this done at a step after the warm-up (from 1); "
         f"kinds: {', '.join(KINDS)}; intensities: {', '.join(INTENSITIES)}; can be repeated",
     )
+    add(
+        "--opinions",
+        metavar="FILE",
+        help="everybody keeps an opinion over the run, moved by this model of mfenv train "
+        f"opinions, or by the shipped one: {DEFAULT} (off)",
+    )
+    add(
+        "--people",
+        type=integer(1),
+        metavar="P",
+        help="so many people react again and again (synthetic events; off: everybody once)",
+    )
     add("--out", type=Path, metavar="DIR", help="folder (default: runs/EVENT-SETTINGS)")
     add("--skip-bad", action="store_true", help="put malformed records aside and go on")
     add("--json", action="store_true", help="print JSON only")
@@ -165,6 +179,7 @@ class Simulation:
     seeds: tuple[int, ...] = (0, 1, 2)
     sampling: str = SAMPLINGS[0]
     schedule: tuple[tuple[int, Intervention], ...] = ()  # (rollout step from 1, intervention)
+    opinions: str | None = None  # name of an opinion model
 
     @property
     def plan(self) -> str:
@@ -233,6 +248,8 @@ def _simulation(args: argparse.Namespace) -> Simulation:
     if len(set(steps)) < len(steps):
         raise MfenvError("--intervention: two interventions at one step; one a step is allowed")
     process = ProcessSettings(args.agents, args.batch, args.warmup)
+    if args.opinions is not None:
+        build_opinions(args.opinions)
     event = _event(args)
     people = min(len(event.posts) - 1, process.agents)
     horizon = math.ceil((people - process.warmup) / process.batch)
@@ -255,6 +272,7 @@ def _simulation(args: argparse.Namespace) -> Simulation:
         seeds=tuple(range(args.seed, args.seed + args.seeds)),
         sampling=args.sampling,
         schedule=tuple(sorted(args.intervention, key=lambda pair: pair[0])),
+        opinions=args.opinions,
     )
 
 
@@ -268,7 +286,9 @@ def _event(args: argparse.Namespace) -> Event:
                 f"synthetic-SEED-INDEX, for example {DEFAULT_EVENT}"
             )
         society = SyntheticSociety(int(match[1]))
-        return society.event(int(match[2]), n_posts=args.agents + 1)
+        return society.event(int(match[2]), n_posts=args.agents + 1, people=args.people)
+    if args.people is not None:
+        raise MfenvError("--people is for synthetic events; the people of a file are its authors")
     skip_bad: Path | bool | None = None
     if args.skip_bad:
         skip_bad = True if args.out is None else args.out / "quarantine.jsonl"
@@ -294,7 +314,9 @@ def _default_folder(simulation: Simulation) -> Path:
 
 
 def _settings(simulation: Simulation) -> dict[str, Any]:
+    opinions = {} if simulation.opinions is None else {"opinions": simulation.opinions}
     return {
+        **opinions,
         "event": simulation.event.event_id,
         "backbone": simulation.backbone,
         "methods": list(simulation.methods),
@@ -318,6 +340,9 @@ def _command(args: argparse.Namespace) -> str:
     words += ["--backbone", args.backbone, "--method", ",".join(args.method or ["mf"])]
     for name in ("annotator", "agents", "batch", "warmup", "seeds", "seed", "sampling"):
         words += [f"--{name}", str(getattr(args, name))]
+    for name in ("opinions", "people"):
+        if getattr(args, name) is not None:
+            words += [f"--{name}", str(getattr(args, name))]
     for step, u in args.intervention:
         words += ["--intervention", f"{KINDS[u.kind]}/{INTENSITIES[u.intensity]}@{step}"]
     return shlex.join(words)
@@ -339,6 +364,7 @@ def simulate(
     pairs = build_methods(simulation.methods, simulation.backbone, simulation.sampling)
     annotator = build_annotator(simulation.annotator, event)
     revision = build_backbone(simulation.backbone).describe().get("revision", "unknown")
+    opinions = None if simulation.opinions is None else build_opinions(simulation.opinions)
     keys = [(method, seed) for method in pairs for seed in simulation.seeds]
     done = 0
 
@@ -346,7 +372,11 @@ def simulate(
         processes = []
         for method, seed in keys:
             process = MeanFieldProcess(
-                pairs[method].policy, pairs[method].mean_field, annotator, simulation.process
+                pairs[method].policy,
+                pairs[method].mean_field,
+                annotator,
+                simulation.process,
+                opinions,
             )
             process.begin(event, seed)
             processes.append(process)
@@ -382,7 +412,7 @@ def simulate(
     with ExitStack() as stack:
         journals = [journal(stack, p, i, "") for i, p in enumerate(processes)]
         plain = run_journals(processes, journals, on_step=tell)
-    changed: list[list[StepRecord]] = []
+    changed: Sequence[Run] = []
     if simulation.schedule:
         actions = {processes[0].warmup_steps + step - 1: u for step, u in simulation.schedule}
         with ExitStack() as stack:
@@ -456,9 +486,12 @@ def _coverage(
         return {}
     result = {}
     for method, each in runs.items():
-        texts = [t for run in each for r in run if not r.warmup for t in r.texts]
-        n = len(texts)
-        result[method] = float(read([event.topic] * n, texts, [event.language] * n)[1].mean())
+        exact = n = 0
+        for record in (r for run in each for r in run if not r.warmup):  # however long the runs
+            k = len(record.texts)
+            covered = read([event.topic] * k, list(record.texts), [event.language] * k)[1]
+            exact, n = exact + int(covered.sum()), n + k
+        result[method] = exact / n
     return result
 
 
@@ -659,6 +692,7 @@ def _report(simulation: Simulation, outcome: Outcome, command: str) -> Report:
             "steps": f"{len(real)}, {warmup} of them warm-up",
             "seeds": ", ".join(map(str, simulation.seeds)),
             "intervention": simulation.plan or "none",
+            **({} if simulation.opinions is None else {"opinions": _opinions(simulation)}),
             "decisions": f"{outcome.decisions:,}",
             "mfenv": mfenv.__version__,
         },
@@ -673,7 +707,7 @@ def _report(simulation: Simulation, outcome: Outcome, command: str) -> Report:
             Method(
                 name=method,
                 shares=_shares(runs),
-                mean_fields=[(r.step, r.mean_field) for r in runs[0] if r.step >= warmup - 1],
+                mean_fields=_mean_fields(runs[0], warmup),
             )
             for method, runs in outcome.runs.items()
         ],
@@ -705,6 +739,20 @@ def _report(simulation: Simulation, outcome: Outcome, command: str) -> Report:
             for method, d in outcome.differences.items()
         ],
     )
+
+
+def _opinions(simulation: Simulation) -> str:
+    name = simulation.opinions or ""
+    return f"{Path(name).name} ({build_opinions(name).revision})"
+
+
+def _mean_fields(run: Run, warmup: int) -> list[tuple[int, str]]:
+    """The mean fields from the end of the warm-up on; of a long run some, evenly spread."""
+    steps = range(max(warmup - 1, 0), len(run))
+    if len(steps) > _MEAN_FIELDS:
+        chosen = np.linspace(0, len(steps) - 1, _MEAN_FIELDS).round().astype(int)
+        return [(steps[i], run[steps[i]].mean_field) for i in chosen]
+    return [(r.step, r.mean_field) for r in run if r.step in steps]
 
 
 def _shares(runs: Sequence[Run]) -> Any:

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from mfenv.events.event import Profile
 
-__all__ = ["MAX_DESCRIPTION", "UNKNOWN", "join", "phrases", "state_text"]
+__all__ = ["MAX_DESCRIPTION", "UNKNOWN", "join", "opinion_text", "phrases", "state_text"]
 
 UNKNOWN: dict[str, str] = {"en": "unknown person", "zh": "未知用户"}
 """State of an agent of whom nothing is known, by language."""
@@ -40,6 +40,28 @@ _ACTIVITY = {"en": ("inactive", "active", "very active"), "zh": ("不活跃", "�
 _VERIFIED = {"en": ("not verified", "verified"), "zh": ("未认证", "已认证")}
 _JOIN = {"en": ", ", "zh": "，"}
 _ABOUT = {"en": "about: ", "zh": "简介："}
+
+
+# Stance and belief in the order of mfenv.dynamics.opinions.OPINIONS.
+_OPINIONS = {
+    "en": tuple(
+        f"{stance}, {belief}"
+        for stance in ("for it", "against it", "neither for nor against it")
+        for belief in ("believes it", "doubts it")
+    ),
+    "zh": tuple(
+        f"{stance}，{belief}" for stance in ("支持", "反对", "中立") for belief in ("相信", "怀疑")
+    ),
+}
+
+
+def opinion_text(opinion: int, language: str) -> str:
+    """The fixed phrase of an opinion, a class of :mod:`mfenv.dynamics.opinions`.
+
+    It stands behind the state in a prompt, so that a model reads who somebody is and then what
+    they think of the topic so far.
+    """
+    return _OPINIONS[_language(language)][opinion]
 
 
 def phrases(language: str) -> list[str]:

@@ -6,7 +6,7 @@ from mfenv.cli import Jobs
 
 __all__ = ["HELP", "add_arguments", "run"]
 
-HELP = "train an annotator, a small language model (backbone), or a baseline on a backbone"
+HELP = "train an annotator, a backbone, a baseline on one, or how opinions move"
 
 _JOBS = Jobs(
     "train",
@@ -15,6 +15,7 @@ _JOBS = Jobs(
         "backbone": ("training.backbone", "a small causal language model for populations"),
         "mop": ("training.mop", "personas and their gates, for the method mop"),
         "sft": ("training.sft", "an adapter that is fine-tuned on real reactions"),
+        "opinions": ("training.opinions", "how opinions move, from people who come back"),
     },
 )
 add_arguments = _JOBS.add_arguments

@@ -61,24 +61,27 @@ class ChatPrompts:
             result += text["act_mean_field"].format(mean_field=field)
         return result
 
-    def policy_suffix(self, state: str, language: str) -> str:
-        """Who this person is, and what to write."""
-        return _templates(language)["act_suffix"].format(state=quote(state, _STATE))
+    def policy_suffix(self, state: str, language: str, opinion: str = "") -> str:
+        """Who this person is, what they think so far (if known), and what to write."""
+        text = _templates(language)
+        thinks = text["act_opinion"].format(opinion=opinion) if opinion else ""
+        return text["act_suffix"].format(state=quote(state, _STATE), opinion=thinks)
 
     def policy_prompt(self, request: ActionRequest) -> str:
         """Prefix and suffix of one agent."""
         return self.policy_prefix(
             request.topic, request.notices, request.mean_field, request.language
-        ) + self.policy_suffix(request.state, request.language)
+        ) + self.policy_suffix(request.state, request.language, request.opinion)
 
     def persona_prompt(self, request: ActionRequest, persona: str, exemplar: str) -> str:
         """Topic and notices, then the person, the group they are like, and what one of it wrote."""
         text = _templates(request.language)
+        opinion = [request.opinion] if request.opinion else []
         own = [] if request.state in UNKNOWN.values() else [request.state]
         return self.policy_prefix(request.topic, request.notices, "", request.language) + text[
             "act_persona"
         ].format(
-            state=quote(join([persona, *own], request.language), _STATE),
+            state=quote(join([persona, *own, *opinion], request.language), _STATE),
             exemplar=quote(exemplar.strip() or text["act_silent"], REACTION_CHARACTERS),
         )
 

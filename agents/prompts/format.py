@@ -29,8 +29,11 @@ class PromptFormat(Protocol):
         """The part of a policy prompt that the agents of a step share."""
         ...
 
-    def policy_suffix(self, state: str, language: str) -> str:
-        """The part of a policy prompt that is an agent's own, up to the action."""
+    def policy_suffix(self, state: str, language: str, opinion: str = "") -> str:
+        """The part of a policy prompt that is an agent's own, up to the action.
+
+        ``opinion`` is what this person thinks so far, where that is kept.
+        """
         ...
 
     def summary_prompt(self, request: SummaryRequest) -> str:

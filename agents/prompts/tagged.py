@@ -12,7 +12,7 @@ from agents.prompts.untrusted import (
 )
 from mfenv.dynamics.mean_field_text import QUOTES, Grammar, exposed, grammar, phrases, render
 from mfenv.dynamics.models import ActionRequest, SummaryRequest
-from mfenv.states import UNKNOWN, join
+from mfenv.states import UNKNOWN, join, opinion_text
 
 __all__ = ["ACT", "END", "PAD", "SPECIAL_TOKENS", "TaggedPrompts"]
 
@@ -31,6 +31,24 @@ SPECIAL_TOKENS: tuple[str, ...] = (
     SEPARATOR,
     SUMMARY,
 )
+
+# The small models were trained without opinions and do not read the words for them, but the English
+# one listens to self-descriptions. So a person of each opinion says what people who tend to it say
+# in the synthetic society. Believers and doubters are chosen so that together they lean as the
+# whole society does (enthusiasts and worriers; experts, since sceptics would pull all to doubt).
+_SAYINGS = {
+    opinion_text(opinion, "en"): saying
+    for opinion, saying in enumerate(
+        (
+            "Online all day, sharing what I see",
+            "Editor at a daily paper",
+            "They lie to us every day",
+            "Journalist, facts matter",
+            "Please stay safe everyone",
+            "Engineer writing on evidence",
+        )
+    )
+}
 
 
 class TaggedPrompts:
@@ -54,15 +72,20 @@ class TaggedPrompts:
         shown = NOTICE + " ".join(clip(n, TOPIC_CHARACTERS) for n in notices) if notices else ""
         return TOPIC + clip(topic, TOPIC_CHARACTERS) + shown + MEAN_FIELD + unquoted(mean_field)
 
-    def policy_suffix(self, state: str, language: str) -> str:
-        """State, then the tag behind which the action stands."""
-        return STATE + clip(state, TOPIC_CHARACTERS) + ACT
+    def policy_suffix(self, state: str, language: str, opinion: str = "") -> str:
+        """State and opinion (if any), then the tag behind which the action stands."""
+        shown = clip(state, TOPIC_CHARACTERS)
+        if opinion in _SAYINGS:
+            shown += ", about: " + _SAYINGS[opinion]
+        elif opinion:
+            shown += ("，" if language == "zh" else ", ") + opinion
+        return STATE + shown + ACT
 
     def policy_prompt(self, request: ActionRequest) -> str:
         """Prefix and suffix of one agent."""
         return self.policy_prefix(
             request.topic, request.notices, request.mean_field, request.language
-        ) + self.policy_suffix(request.state, request.language)
+        ) + self.policy_suffix(request.state, request.language, request.opinion)
 
     def persona_prompt(self, request: ActionRequest, persona: str, exemplar: str) -> str:
         """The persona in the place of the state, the exemplar where single reactions stand."""
@@ -72,7 +95,9 @@ class TaggedPrompts:
             request.notices,
             render(None, [exemplar] if exemplar.strip() else [], request.language),
             request.language,
-        ) + self.policy_suffix(join([persona, *own], request.language), request.language)
+        ) + self.policy_suffix(
+            join([persona, *own], request.language), request.language, request.opinion
+        )
 
     def summary_prompt(self, request: SummaryRequest) -> str:
         """Topic, old mean field, the latest reactions."""

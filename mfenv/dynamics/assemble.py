@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from mfenv import plugins
 from mfenv.dynamics.models import Annotator, MeanFieldModel, PolicyModel
+from mfenv.dynamics.opinions import OpinionModel
 from mfenv.dynamics.process import MeanFieldProcess, ProcessSettings
 from mfenv.errors import MfenvError
 from mfenv.events.event import Event
@@ -134,9 +135,10 @@ def build_process(
     annotator: str,
     event: Event,
     settings: ProcessSettings | None = None,
+    opinions: OpinionModel | None = None,
 ) -> MeanFieldProcess:
     """A process for an event, from names. It has not begun: call ``reset(event, seed)``."""
     pair = build_method(method, backbone)
     return MeanFieldProcess(
-        pair.policy, pair.mean_field, build_annotator(annotator, event), settings
+        pair.policy, pair.mean_field, build_annotator(annotator, event), settings, opinions
     )

@@ -1,9 +1,11 @@
 """Runs that survive a kill: an append-only journal of step records for each process.
 
 A journal is a JSONL file: a header (format, settings and their hash), then one line a step in
-canonical JSON, each on disk before the next step begins. Timings stand in a file beside it, so
-that the journal of a run that was killed and continued has the bytes of an undisturbed one. To
-continue, the recorded steps are replayed without any model call and compared with their lines.
+canonical JSON, each on disk before the next step begins. Steps are read from the file whenever
+they are asked for, so that a long run takes no more memory than a short one. Timings stand in a
+file beside it, so that the journal of a run that was killed and continued has the bytes of an
+undisturbed one. To continue, the recorded steps are replayed without any model call and compared
+with their lines.
 """
 
 from __future__ import annotations
@@ -13,12 +15,12 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Self, overload
 
 import numpy as np
 
@@ -31,6 +33,7 @@ from mfenv.labels import N_LABELS, decode_code, encode_code
 __all__ = [
     "FORMAT",
     "Journal",
+    "Recorded",
     "RunLock",
     "Schedule",
     "canonical",
@@ -72,7 +75,9 @@ def canonical(value: Any) -> bytes:
 def record_to_json(record: StepRecord) -> dict[str, Any]:
     """A step record as JSON values. Prompts are stored once up to where they part."""
     prefix = _common_prefix([p for p in record.prompts if p])
+    opinions = {} if record.opinions is None else {"opinions": record.opinions.tolist()}
     return {
+        **opinions,
         "step": record.step,
         "warmup": record.warmup,
         "agents": record.agents.tolist(),
@@ -114,6 +119,7 @@ def record_from_json(value: Mapping[str, Any]) -> StepRecord:
         completion_tokens=int(value["tokens"][1]),
         prompts=tuple("" if p is None else value["prompt_prefix"] + p for p in value["prompts"]),
         summary_prompt=value["summary_prompt"],
+        opinions=np.array(value["opinions"], dtype=np.int8) if "opinions" in value else None,
     )
     if not n == len(record.texts) == len(record.labels):
         raise ValueError(f"{n} agents, {len(record.texts)} actions, {len(record.labels)} labels")
@@ -152,57 +158,83 @@ def timings_path(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(".jsonl") + ".timings.jsonl")
 
 
-@dataclass(frozen=True, slots=True)
-class _Contents:
-    """A journal as it lies on disk."""
+class Recorded(Sequence[StepRecord]):
+    """The steps of a journal, each read from its file whenever it is asked for."""
 
-    settings: dict[str, Any]
-    records: list[StepRecord]
-    ends: list[int]  # byte offset behind the header, then behind each step
+    def __init__(self, path: Path, ends: array[int]) -> None:
+        """``ends`` are byte offsets behind the header and behind each step."""
+        self._path, self._ends = path, ends
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> StepRecord: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[StepRecord]: ...
+    def __getitem__(self, index: int | slice) -> StepRecord | list[StepRecord]:
+        if isinstance(index, slice):
+            return list(self._read(range(*index.indices(len(self)))))
+        return next(self._read([range(len(self))[index]]))
+
+    def __iter__(self) -> Iterator[StepRecord]:
+        return self._read(range(len(self)))
+
+    def _read(self, steps: Sequence[int]) -> Iterator[StepRecord]:
+        with self._path.open("rb") as file:
+            for i in steps:
+                file.seek(self._ends[i])
+                line = file.read(self._ends[i + 1] - self._ends[i])
+                yield record_from_json(json.loads(line))
 
 
-def read_journal(path: Path | str) -> tuple[dict[str, Any], list[StepRecord]]:
+def read_journal(path: Path | str) -> tuple[dict[str, Any], Sequence[StepRecord]]:
     """Read a journal's settings and steps. A torn last line is passed over.
 
-    Raises ``DataError`` naming file, line and problem where the journal is damaged.
+    Every step is checked here, and read again from the file whenever it is asked for. Raises
+    ``DataError`` naming file, line and problem where the journal is damaged.
     """
     contents = _read(Path(path))
     if contents is None:
         raise MfenvError(f"{path}: no journal: the file has no complete header")
-    return contents.settings, contents.records
+    settings, ends = contents
+    return settings, Recorded(Path(path), ends)
 
 
-def _read(path: Path) -> _Contents | None:
-    """Read what is complete; ``None`` where not even the header is."""
-    lines = path.read_bytes().split(b"\n")
-    torn = lines.pop()  # what stands behind the last line end: nothing, or a torn line
-    if not lines:
-        if torn and not torn.startswith(b"{"):
-            raise DataError(str(path), "line 1", "header", f"this is no journal ({FORMAT})")
-        return None
-    settings = _header(path, lines[0])
-    records: list[StepRecord] = []
-    ends = [len(lines[0]) + 1]
-    for number, line in enumerate(lines[1:], start=2):
-        where = f"line {number}"
-        try:
-            value = json.loads(line)
-        except ValueError as error:
-            if number == len(lines):  # a page of the last line that never reached the disk
-                break
-            raise DataError(str(path), where, "(all)", f"damaged: {error}") from None
-        try:
-            record = record_from_json(value)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            problem = f"{type(error).__name__}: {error}"
-            raise DataError(str(path), where, "(all)", f"no step record: {problem}") from None
-        if record.step != len(records):
-            raise DataError(
-                str(path), where, "step", f"{record.step} found, {len(records)} expected"
-            )
-        records.append(record)
-        ends.append(ends[-1] + len(line) + 1)
-    return _Contents(settings, records, ends)
+def _read(path: Path) -> tuple[dict[str, Any], array[int]] | None:
+    """Check what is complete: the settings, and the byte offsets behind the header and each step.
+
+    ``None`` where not even the header is complete.
+    """
+    with path.open("rb") as file:
+        first = file.readline()
+        if not first.endswith(b"\n"):
+            if first and not first.startswith(b"{"):
+                raise DataError(str(path), "line 1", "header", f"this is no journal ({FORMAT})")
+            return None
+        settings = _header(path, first)
+        ends = array("q", [len(first)])
+        for number, line in enumerate(file, start=2):
+            if not line.endswith(b"\n"):
+                break  # torn
+            where = f"line {number}"
+            try:
+                value = json.loads(line)
+            except ValueError as error:
+                if not file.readline().endswith(b"\n"):
+                    break  # a page of the last line that never reached the disk
+                raise DataError(str(path), where, "(all)", f"damaged: {error}") from None
+            try:
+                record = record_from_json(value)
+            except (KeyError, TypeError, ValueError, IndexError) as error:
+                problem = f"{type(error).__name__}: {error}"
+                raise DataError(str(path), where, "(all)", f"no step record: {problem}") from None
+            if record.step != len(ends) - 1:
+                raise DataError(
+                    str(path), where, "step", f"{record.step} found, {len(ends) - 1} expected"
+                )
+            ends.append(ends[-1] + len(line))
+    return settings, ends
 
 
 def _header(path: Path, line: bytes) -> dict[str, Any]:
@@ -222,20 +254,19 @@ def _header(path: Path, line: bytes) -> dict[str, Any]:
 class Journal:
     """The journal of one process, open for continuing.
 
-    Opening reads the complete steps (``records``) and cuts a torn last line. Raises
-    ``MfenvError`` naming the setting that differs where the journal is of another run, and
-    ``DataError`` where it is damaged.
+    Opening checks the complete steps (``records``, which are read from the file) and cuts a torn
+    last line. Raises ``MfenvError`` naming the setting that differs where the journal is of
+    another run, and ``DataError`` where it is damaged.
     """
 
     def __init__(self, path: Path | str, settings: Mapping[str, Any]) -> None:
         self.path = Path(path)
         self.settings = json.loads(canonical(dict(settings)))
-        self.records: list[StepRecord] = []
         self._file: BinaryIO
         contents = _read(self.path) if self.path.exists() else None
         if contents is not None:
-            _check_settings(self.path, contents.settings, self.settings)
-            self.records, self._ends = contents.records, contents.ends
+            found, self._ends = contents
+            _check_settings(self.path, found, self.settings)
             self._file = self.path.open("r+b")
             self._file.truncate(self._ends[-1])
             self._file.seek(0, os.SEEK_END)
@@ -244,8 +275,9 @@ class Journal:
             self._file = self.path.open("wb")
             digest = hashlib.sha256(canonical(self.settings)).hexdigest()
             header = {"format": FORMAT, "settings": self.settings, "sha256": digest}
-            self._ends = [self._write(canonical(header))]
+            self._ends = array("q", [self._write(canonical(header))])
             _sync_folder(self.path.parent)
+        self.records = Recorded(self.path, self._ends)
         self._timings = self._open_timings()
 
     def append(self, record: StepRecord, timings: Mapping[str, float] | None = None) -> None:
@@ -253,7 +285,6 @@ class Journal:
         if record.step != len(self.records):
             raise ValueError(f"step {record.step} cannot follow {len(self.records)} steps")
         self._ends.append(self._ends[-1] + self._write(canonical(record_to_json(record))))
-        self.records.append(record)
         seconds = {k: round(v, 6) for k, v in (timings or {}).items()}
         self._timings.write(canonical({"step": record.step, "seconds": seconds}))
         self._timings.flush()
@@ -262,7 +293,7 @@ class Journal:
         """Keep the first ``steps`` steps only."""
         if steps >= len(self.records):
             return
-        del self.records[steps:], self._ends[steps + 1 :]
+        del self._ends[steps + 1 :]
         self._file.truncate(self._ends[-1])
         self._file.seek(0, os.SEEK_END)
         os.fsync(self._file.fileno())
@@ -340,8 +371,10 @@ def run(
     journals: Sequence[Journal],
     schedule: Schedule | None = None,
     on_step: Callable[[int, StepRecord], None] | None = None,
-) -> list[list[StepRecord]]:
+) -> list[Recorded]:
     """Play processes to their ends in lockstep, each with a journal; returns every one's steps.
+
+    The steps stay on disk: the longest run takes the memory of one step.
 
     The processes have just begun (:meth:`MeanFieldProcess.begin`). What the journals hold is
     replayed without model calls, up to the smallest number of steps that every process has, so
@@ -373,10 +406,8 @@ def run(
                 f"{process.total_steps}"
             )
         journal.cut(min(level, process.total_steps))
-    records: list[list[StepRecord]] = [[] for _ in processes]
 
-    def keep(i: int, record: StepRecord) -> None:
-        records[i].append(record)
+    def tell(i: int, record: StepRecord) -> None:
         if on_step is not None:
             on_step(i, record)
 
@@ -389,14 +420,14 @@ def run(
         # All that are left stand at the same step, so either all of it is recorded or nothing.
         if processes[left[0]].step_index < level:
             for i, u in zip(left, chosen, strict=True):
-                keep(i, _replay(processes[i], journals[i], u))
+                tell(i, _replay(processes[i], journals[i], u))
             continue
         timings: dict[str, float] = {}
         made = advance([processes[i] for i in left], chosen, timings=timings)
         for i, record in zip(left, made, strict=True):
             journals[i].append(record, timings)
-            keep(i, record)
-    return records
+            tell(i, record)
+    return [journal.records for journal in journals]
 
 
 def _replay(process: MeanFieldProcess, journal: Journal, chosen: Intervention) -> StepRecord:

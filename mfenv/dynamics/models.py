@@ -34,6 +34,7 @@ class ActionRequest:
     notices: tuple[str, ...]  # what running interventions show to every agent
     state: str  # s_i
     key: NoiseKey
+    opinion: str = ""  # what this person thinks so far, where that is kept
 
 
 @dataclass(frozen=True, slots=True)

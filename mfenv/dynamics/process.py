@@ -28,6 +28,13 @@ from mfenv.dynamics.models import (
     SummaryResult,
 )
 from mfenv.dynamics.notices import notice_texts, planted_texts
+from mfenv.dynamics.opinions import (
+    NEW,
+    OpinionModel,
+    opinion_uniforms,
+    opinions_of,
+    with_opinions,
+)
 from mfenv.dynamics.reach import (
     INITIAL,
     PLANTED,
@@ -43,7 +50,7 @@ from mfenv.events.event import Event
 from mfenv.interventions import KINDS, NONE, Intervention, Kind, next_activity
 from mfenv.labels import N_DIMENSIONS, Labels, decode_code, encode_code
 from mfenv.noise import NoiseKey
-from mfenv.states import state_text
+from mfenv.states import opinion_text, state_text
 
 __all__ = [
     "HISTORY",
@@ -110,6 +117,7 @@ class _State:
     activity: Floats
     message: str | None  # wording of the running statement
     history: tuple[tuple[Reaction, int], ...]  # with the post index of real ones, else -1
+    opinions: NDArray[np.int8] | None = None  # (people,) where they are kept
 
 
 _START = _State(0, "", UNIFORM, INITIAL, _QUIET, None, ())
@@ -121,6 +129,9 @@ class MeanFieldProcess:
     Agent ``k`` is the author of ``event.posts[k + 1]`` and acts once; the first ``warmup`` agents
     act with their real texts. Implements :class:`mfenv.dynamics.records.Dynamics`. Step many
     processes together with :func:`warm_up` and :func:`advance`.
+
+    With ``opinions`` every person (``event.posts.authors``) keeps an opinion over the whole run,
+    see :mod:`mfenv.dynamics.opinions`; agents who are the same person share it.
     """
 
     def __init__(
@@ -129,11 +140,13 @@ class MeanFieldProcess:
         mean_field_model: MeanFieldModel,
         annotator: Annotator,
         settings: ProcessSettings | None = None,
+        opinions: OpinionModel | None = None,
     ) -> None:
         self.policy = policy
         self.mean_field_model = mean_field_model
         self.annotator = annotator
         self.settings = settings or ProcessSettings()
+        self.opinion_model = opinions
         self.seed = 0
         self._event: Event | None = None
         self._content = ""  # fingerprint of the event
@@ -200,6 +213,11 @@ class MeanFieldProcess:
         return self._state.activity
 
     @property
+    def opinions(self) -> NDArray[np.int8] | None:
+        """Everybody's opinion ``(people,)``, -1 before they act; ``None`` where none is kept."""
+        return self._state.opinions
+
+    @property
     def next_agents(self) -> NDArray[np.int64]:
         """Indices ``(n,)`` of the agents of the next step; empty at the end."""
         if self.done:
@@ -220,12 +238,17 @@ class MeanFieldProcess:
 
     def identity(self) -> dict[str, Any]:
         """What the process plays, JSON-able: a journal is only continued by the same."""
-        return {
+        result = {
             "event": self.event.event_id,
             "event_content": self._content,
             "seed": self.seed,
             **asdict(self.settings),
         }
+        if self.opinion_model is not None:
+            authors = np.asarray(self.event.posts.authors[: self._plan[-1][1] + 1], dtype="<i4")
+            people = hashlib.sha256(authors.tobytes()).hexdigest()[:16]
+            result["opinions"] = {"model": self.opinion_model.revision, "people": people}
+        return result
 
     # -- moving it -------------------------------------------------------------------------
 
@@ -237,6 +260,10 @@ class MeanFieldProcess:
         self._event, self.seed = event, int(seed)
         self._content = _fingerprint(event, self.settings)
         self._plan, self._state = plan, _START
+        if self.opinion_model is not None:
+            people = int(np.max(event.posts.authors[: plan[-1][1] + 1])) + 1
+            nobody = _read_only(np.full(people, NEW, dtype=np.int8))
+            self._state = replace(_START, opinions=nobody)
 
     def reset(self, event: Event, seed: int) -> list[StepRecord]:
         """Start an event and play its warm-up from the real posts; returns those steps."""
@@ -254,17 +281,21 @@ class MeanFieldProcess:
 
     def fork(self) -> Self:
         """An independent copy that shares the models and sees the same noise from here on."""
-        copy = type(self)(self.policy, self.mean_field_model, self.annotator, self.settings)
+        copy = type(self)(
+            self.policy, self.mean_field_model, self.annotator, self.settings, self.opinion_model
+        )
         # States are immutable, so both may hold the same one.
         copy._event, copy.seed, copy._content = self._event, self.seed, self._content
         copy._plan, copy._state = self._plan, self._state
         return copy
 
     def snapshot(self) -> dict[str, Any]:
-        """The state, JSON-able apart from the arrays of shape ``(23,)`` and ``(6,)``."""
+        """The state, JSON-able apart from its arrays."""
         state = self._state
+        kept = {} if state.opinions is None else {"everybody": state.opinions.copy()}
         return {
             **self.identity(),
+            **kept,
             "step": state.step,
             "mean_field": state.mean_field,
             "distribution": state.distribution.copy(),
@@ -287,10 +318,12 @@ class MeanFieldProcess:
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Go back to a snapshot of the same event with the same settings, its seed included."""
         for name, mine in self.identity().items():
-            if name != "seed" and snapshot[name] != mine:
+            if name != "seed" and snapshot.get(name) != mine:
                 raise MfenvError(
-                    f"the snapshot was taken with {name} {snapshot[name]!r}, not {mine!r}"
+                    f"the snapshot was taken with {name} {snapshot.get(name)!r}, not {mine!r}"
                 )
+        if self.opinion_model is None and "opinions" in snapshot:
+            raise MfenvError("the snapshot was taken with opinions, this process keeps none")
         self.seed = int(snapshot["seed"])
         self._state = _State(
             step=int(snapshot["step"]),
@@ -312,6 +345,9 @@ class MeanFieldProcess:
                 )
                 for h in snapshot["history"]
             ),
+            opinions=None
+            if self.opinion_model is None
+            else _read_only(np.array(snapshot["everybody"], dtype=np.int8)),
         )
 
 
@@ -342,6 +378,13 @@ class _Step:
         self.agents = np.arange(start, stop)
         self.n = stop - start
         self.states = process.states(self.agents)
+        self.everybody = before.opinions
+        self.opinions: NDArray[np.int8] | None = None
+        if process.opinion_model is not None and before.opinions is not None:
+            self.people = np.asarray(event.posts.authors)[self.agents + 1]
+            u = opinion_uniforms(self.seed, self.agents, self.index)
+            moved = process.opinion_model.move(before.opinions[self.people], before.perceived, u)
+            self.opinions = _read_only(moved)
         self.activity = _read_only(next_activity(before.activity, intervention))
         self.message = before.message if self.activity[Kind.STATEMENT] > 0 else None
         if intervention.kind is Kind.STATEMENT:
@@ -372,6 +415,9 @@ class _Step:
         notices = notice_texts(
             self.activity, self.event.domain, self.event.language, message=self.message
         )
+        opinions = [""] * self.n
+        if self.opinions is not None:
+            opinions = [opinion_text(int(o), self.event.language) for o in self.opinions]
         return tuple(
             ActionRequest(
                 topic=self.event.topic,
@@ -380,8 +426,9 @@ class _Step:
                 notices=notices,
                 state=state,
                 key=NoiseKey(self.seed, int(agent), self.index),
+                opinion=opinion,
             )
-            for state, agent in zip(self.states, self.agents, strict=True)
+            for state, agent, opinion in zip(self.states, self.agents, opinions, strict=True)
         )
 
     def action_requests(self) -> list[ActionRequest]:
@@ -429,10 +476,29 @@ class _Step:
         u = keyed_uniforms(self.seed, self.agents, self.index)
         weights = reach_weights(self.labels, self.activity, u)
         rate = perception_rate(int(self.agents[0]), self.n, self.process.settings.batch)
-        self.perceived = _read_only(
-            perceive(self.before.perceived, self.labels, weights, rate=rate)
-        )
+        perceived = perceive(self.before.perceived, self.labels, weights, rate=rate)
+        if self.opinions is not None:
+            perceived = self._think(self.opinions, perceived, weights, rate)
+        self.perceived = _read_only(perceived)
         self._show(weights)
+
+    def _think(
+        self, drawn: NDArray[np.int8], perceived: Floats, weights: Floats, rate: float
+    ) -> Floats:
+        """Keep the opinions of who acted; returns what is perceived with them."""
+        model = self.process.opinion_model
+        assert model is not None
+        assert self.everybody is not None
+        # What comes from outside is what its author thinks; a planted reaction says nothing of it.
+        shown = opinions_of(self.labels)
+        kept = drawn if self.given is None else np.where(self.planted, drawn, shown)
+        self.opinions = _read_only(kept)
+        everybody = self.everybody.copy()
+        everybody[self.people] = kept  # of two turns of one person in a step the later one counts
+        self.everybody = _read_only(everybody)
+        labels = with_opinions(self.labels, np.where(self.planted, shown, kept))
+        thought = perceive(self.before.perceived, labels, weights, rate=rate)
+        return (1.0 - model.coupling) * perceived + model.coupling * thought
 
     def _show(self, weights: Floats) -> None:
         """Work out the reactions that the mean-field model is shown."""
@@ -492,6 +558,7 @@ class _Step:
             activity=self.activity,
             message=self.message,
             history=self.history,
+            opinions=self.everybody,
         )
         return StepRecord(
             step=self.index,
@@ -509,6 +576,7 @@ class _Step:
             completion_tokens=self.completion_tokens,
             prompts=tuple(self.prompts),
             summary_prompt=self.summary_prompt,
+            opinions=self.opinions,
         )
 
 

@@ -40,6 +40,7 @@ class StepRecord:
         str
     ] = ()  # (n,) what the policy model was given; "" for what it did not write
     summary_prompt: str = ""  # what the mean-field model was given
+    opinions: NDArray[np.int8] | None = None  # (n,) what they think, where that is kept
 
 
 class Dynamics(Protocol):

@@ -35,6 +35,7 @@ Floats = NDArray[np.float64]
 _SOURCE_LABELS = encode_code("sczcsbop")  # the post that makes the claim
 _PROFILE_TOKEN, _ARCHETYPE_TOKEN, _TIME_TOKEN, _PARENT_TOKEN = 200, 300, 301, 302
 _TOPIC_STREAM, _CORPUS_STREAM = 11, 12  # first words of generator keys
+_AUTHOR_TOKEN = 303
 _GAP = 90.0  # seconds between reactions at the start of an event of virality 0
 
 
@@ -63,24 +64,34 @@ class SyntheticSociety:
             truth=index // len(DOMAINS) % 2 == 1,
         )
 
-    def event(self, index: int, n_posts: int = 300) -> Event:
-        """One event of ``n_posts`` posts, the source included, without interventions."""
-        return self._events([index], n_posts)[0]
+    def event(self, index: int, n_posts: int = 300, people: int | None = None) -> Event:
+        """One event of ``n_posts`` posts, the source included, without interventions.
+
+        By default everybody acts once. With ``people``, so many take the posts after the source
+        between them, each post by anyone, and keep archetype and profile when they come back.
+        """
+        return self._events([index], n_posts, people)[0]
 
     def events(self, n: int, n_posts: int = 300, first: int = 0) -> list[Event]:
         """Events ``first`` to ``first + n - 1``, generated together."""
         return self._events(list(range(first, first + n)), n_posts)
 
-    def _events(self, indices: list[int], n_posts: int) -> list[Event]:
+    def _events(self, indices: list[int], n_posts: int, people: int | None = None) -> list[Event]:
         if n_posts < 1:
             raise ValueError(f"n_posts {n_posts} is not allowed; an event has at least its source")
+        if people is not None and people < 1:
+            raise ValueError(f"people {people} is not allowed; allowed: 1 or more")
         topics = [self.topic(i) for i in indices]
         # One noise seed per event, so that an event does not depend on what it is made with.
         seeds = np.array(
             [int(uniform(self.seed, i, 0, 0) * 2**53) for i in indices], dtype=np.int64
         )
-        people = np.arange(n_posts)
-        u = uniform(seeds[:, None], people, 0, _ARCHETYPE_TOKEN)
+        authors = np.broadcast_to(np.arange(n_posts), (len(indices), n_posts))
+        if people is not None:
+            u = uniform(seeds[:, None], np.arange(n_posts), 0, _AUTHOR_TOKEN)
+            authors = 1 + np.floor(u * people).astype(np.int64)
+            authors[:, 0] = 0
+        u = uniform(seeds[:, None], authors, 0, _ARCHETYPE_TOKEN)
         archetypes = np.searchsorted(np.cumsum(MIXTURE), u, side="right").astype(np.int8)
         archetypes = np.minimum(archetypes, len(ARCHETYPES) - 1).astype(np.int8)
         labels = np.empty((len(indices), n_posts, 8), dtype=np.int8)
@@ -98,12 +109,18 @@ class SyntheticSociety:
                 size = min(BATCH, n_posts - first)
                 labels[:, first : first + size] = record.labels[:, :size]
         return [
-            self._assemble(i, topic, int(seed), archetypes[k], labels[k])
+            self._assemble(i, topic, int(seed), authors[k], archetypes[k], labels[k])
             for k, (i, topic, seed) in enumerate(zip(indices, topics, seeds, strict=True))
         ]
 
     def _assemble(
-        self, index: int, topic: Topic, seed: int, archetypes: NDArray[np.int8], labels: Labels
+        self,
+        index: int,
+        topic: Topic,
+        seed: int,
+        authors: NDArray[np.int64],
+        archetypes: NDArray[np.int8],
+        labels: Labels,
     ) -> Event:
         n = len(labels)
         people = np.arange(n)
@@ -120,7 +137,7 @@ class SyntheticSociety:
         parents = np.where(spoken[parents], parents, 0).astype(np.int32)
         parents[0] = -1
         draws = uniform(
-            seed, people[:, None], 0, np.arange(_PROFILE_TOKEN, _PROFILE_TOKEN + N_PROFILE_DRAWS)
+            seed, authors[:, None], 0, np.arange(_PROFILE_TOKEN, _PROFILE_TOKEN + N_PROFILE_DRAWS)
         )
         shared = labels[:, 3] == 1
         return Event(
@@ -128,7 +145,7 @@ class SyntheticSociety:
             topic=topic.text,
             posts=Posts(
                 offsets=np.round(np.cumsum(gaps), 1),
-                authors=people.astype(np.int32),
+                authors=authors.astype(np.int32),
                 parents=parents,
                 texts=[topic.text, *texts],
                 kinds=["source", *("repost" if x else "comment" for x in shared[1:])],
