@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from benchmarks.compare import FLOOR, Comparison, compare
 from benchmarks.metrics import WINDOWS, Interval, block_bootstrap
-from benchmarks.simulate import SAMPLINGS, Pair, build_methods
+from benchmarks.simulate import SAMPLINGS, Pair, build_methods, sampling_parameters
 from mfenv.cli import Command, integer, script
 from mfenv.dynamics.assemble import (
     AUTO,
@@ -324,7 +324,7 @@ def run(args: argparse.Namespace) -> int:
     identity = {
         "backbone": list(described.values()),
         "annotator": build_annotator(args.annotator, cases[0].event).name,
-        "sampling": args.sampling,
+        "sampling": sampling_parameters(args.sampling),
         "cases": _hash("\n".join(case.event.event_id for case in cases)),
         "methods": [pair.identity(name) for name, pair in next(iter(made.values())).items()],
         "seeds": args.seeds,

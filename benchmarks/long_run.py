@@ -31,7 +31,7 @@ from numpy.typing import ArrayLike, NDArray
 from agents.opinions import DEFAULT, build_opinions
 from benchmarks import metrics
 from benchmarks.fidelity import machine
-from benchmarks.simulate import SAMPLINGS, Pair, build_methods
+from benchmarks.simulate import SAMPLINGS, Pair, build_methods, sampling_parameters
 from mfenv.cli import Command, integer, script
 from mfenv.distributions import counts, normalise
 from mfenv.dynamics.assemble import AUTO, build_annotator, build_backbone, check_names
@@ -235,7 +235,7 @@ def run(args: argparse.Namespace) -> int:
     identity = {
         "backbone": described,
         "annotator": annotator.name,
-        "sampling": args.sampling,
+        "sampling": sampling_parameters(args.sampling),
     }
     key = {**identity, "event": event.event_id, "process": [simulated, args.batch, args.warmup]}
     digest = hashlib.sha256(canonical({**key, "people": _people(event)})).hexdigest()[:10]

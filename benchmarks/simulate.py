@@ -401,7 +401,7 @@ def simulate(
             "revision": revision,
             "method": pairs[method].identity(method),
             "annotator": annotator.name,
-            "sampling": simulation.sampling,
+            "sampling": sampling_parameters(simulation.sampling),
             "schedule": plan,
             # Which runs share a batch decides the last bits of a float.
             "together": [f"{m}/{s}" for m, s in keys],
@@ -460,6 +460,13 @@ class Pair:
     def identity(self, name: str) -> str:
         """The method's name with that hash: what a run is only continued with."""
         return f"{name}@{self.revision}" if self.revision else name
+
+
+def sampling_parameters(name: str) -> str:
+    """Sampling by name, with its parameters: what a journal must have in common to go on."""
+    from agents.backbones.sampling import preset
+
+    return f"{name}: {preset(name)}"
 
 
 def build_methods(methods: Sequence[str], backbone: str, sampling: str) -> dict[str, Pair]:

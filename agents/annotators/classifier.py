@@ -8,6 +8,7 @@ probability is the share of such reactions that have the label.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -218,9 +219,11 @@ class ClassifierAnnotator:
     Every reaction is labelled for itself: its result does not depend on the rest of the batch.
     """
 
-    name = "classifier"
-
-    def __init__(self, networks: Mapping[str, Network], heads: Mapping[str, Head]) -> None:
+    def __init__(
+        self, networks: Mapping[str, Network], heads: Mapping[str, Head], revision: str = "unsaved"
+    ) -> None:
+        """``revision`` tells weights apart: runs that other weights labelled are not continued."""
+        self.name = f"classifier@{revision}"
         self.networks = dict(networks)
         self.heads = dict(heads)
 
@@ -239,9 +242,11 @@ class ClassifierAnnotator:
             )
         networks: dict[str, Network] = {}
         heads: dict[str, Head] = {}
+        digest = hashlib.sha256()
         for file in files:
             language, networks[language], heads[language] = _read(file)
-        return cls(networks, heads)
+            digest.update(file.read_bytes())
+        return cls(networks, heads, digest.hexdigest()[:12])
 
     @property
     def languages(self) -> tuple[str, ...]:
