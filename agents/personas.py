@@ -49,7 +49,7 @@ _BUCKETS = 1024
 N_FEATURES = 2 * _BUCKETS
 """Features of a context: the first half of its topic, the second of its state."""
 
-_PERSONA, _EXEMPLAR = -1, -2  # tokens of the noise keys; those of a text count from 0
+_PERSONA, _EXEMPLAR = -4, -5  # tokens of the noise keys; the process uses -1 to -3, a text 0 and on
 
 
 @dataclass(frozen=True, slots=True)
