@@ -136,7 +136,7 @@ def test_greedy_decoding_is_that_of_transformers(lively):
     assert len({len(t) for t in ours}) > 5
 
 
-def test_shared_prefixes_change_no_score(backbone):
+def test_shared_prefixes_change_no_score(backbone, monkeypatch):
     rng = np.random.default_rng(3)
     text = backbone.tokenizer.decode
     prompts, completions = [], []
@@ -154,11 +154,40 @@ def test_shared_prefixes_change_no_score(backbone):
     ):
         assert a.tokens == b.tokens
         assert a.log_probability == pytest.approx(b.log_probability, abs=1e-4)
+    assert backbone._packing is True
+    for way in ("small pieces", "unpacked"):
+        if way == "unpacked":
+            monkeypatch.setattr(backbone, "_packing", False)
+        monkeypatch.setattr("agents.backbones.decoding._PACKED", 60)
+        for a, b in zip(
+            backbone.score(prompts, completions), plain.score(prompts, completions), strict=True
+        ):
+            assert a.tokens == b.tokens
+            assert a.log_probability == pytest.approx(b.log_probability, abs=1e-4)
     keys = [NoiseKey(0, i, 0) for i in range(len(prompts))]
     for sampling in (Sampling(top_k=1, max_new_tokens=12), Sampling(max_new_tokens=12)):
         assert backbone.generate(prompts, keys, sampling) == plain.generate(prompts, keys, sampling)
     assert backbone.score([], []) == []
     assert backbone.generate([], [], Sampling()) == []
+
+
+def test_a_model_that_cannot_be_packed_is_found_out(monkeypatch):
+    backbone = lively_backbone()
+    forward = backbone.model.model.forward
+
+    def blind(*args, attention_mask=None, **named):  # keeps to plain masks, as ALiBi models do
+        if attention_mask is not None and attention_mask.ndim == 4:
+            attention_mask = None
+        return forward(*args, attention_mask=attention_mask, **named)
+
+    monkeypatch.setattr(backbone.model.model, "forward", blind)
+    start = "<|topic|>a rumour that is known to all of them<|mf|><|state|>"
+    prompts = [start + "one<|act|>", start + "another<|act|>"]
+    together = backbone.score(prompts, ["so it is", "no"])
+    assert backbone._packing is False
+    alone = [backbone.score([p], [c])[0] for p, c in zip(prompts, ["so it is", "no"], strict=True)]
+    for a, b in zip(together, alone, strict=True):
+        assert a.log_probability == pytest.approx(b.log_probability, abs=1e-4)
 
 
 def test_scores_do_not_need_the_output_layer_to_be_found(backbone, monkeypatch):

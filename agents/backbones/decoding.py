@@ -30,6 +30,7 @@ __all__ = [
     "pad_left",
     "read",
     "read_completions",
+    "read_packed",
     "shares_prefixes",
 ]
 
@@ -37,7 +38,8 @@ Draw = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """Logits ``(b, V)``, row numbers ``(b,)``, what they wrote so far ``(b, t)`` → tokens ``(b,)``."""
 
 _SIMILAR = 0.7  # lengths from this part of the longest on are read together
-_PART = 8  # rows that are read together at least
+_PART = 8  # rows (or packed sequences) that are read together
+_PACKED = 512  # tokens that are packed behind one prefix
 _LEAVE = 0.9  # finished rows leave when the active ones are no more than this part of the batch
 
 
@@ -279,30 +281,98 @@ def read_completions(
         wanted = [len(completions[i]) for _, i in part]
         cache = copy.copy(opened.cache)
         cache.layers = [copy.copy(layer) for layer in cache.layers]  # the states are shared
-        with _only_these(model, wanted) as chosen:
-            logits, _ = _read_rests(
-                model, whole, groups, part, cache, opened.mask, pad, max(wanted) + 1
-            )
-        all_of_them = logits.shape[:2] == chosen.shape
-        yield [i for _, i in part], logits[chosen] if all_of_them else logits[0]
+        width = max(wanted) + 1
+        place = torch.arange(width) - (width - 1)
+        chosen = (place < 0) & (place >= -torch.tensor(wanted)[:, None])
+        with _only_these(model, chosen.to(model.device)) as pick:
+            logits, _ = _read_rests(model, whole, groups, part, cache, opened.mask, pad, width)
+        yield [i for _, i in part], pick(logits)
+
+
+@torch.inference_mode()
+def read_packed(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    groups: Sequence[PrefixGroup],
+    pad: int,
+) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """The same as :func:`read_completions` in one pass a part, for models that take any mask.
+
+    A group is one sequence: its prefix and behind it the rests of its rows, each of which sees the
+    prefix and itself, at the positions that it has behind the prefix alone.
+    """
+    whole = [[*p, *c] for p, c in zip(prompts, completions, strict=True)]
+    sequences = [piece for g in groups for piece in _pieces(g, whole)]
+
+    def length(g: PrefixGroup) -> int:
+        return g.length + sum(len(whole[i]) - g.length for i in g.rows)
+
+    sequences.sort(key=lambda g: (length(g), g.rows))
+    while sequences:
+        longest = length(sequences[-1])
+        size = sum(length(g) > _SIMILAR * longest for g in sequences[-_PART:])
+        part, sequences = sequences[-size:], sequences[:-size]
+        ids = torch.full((size, longest), pad)
+        positions = torch.zeros(size, longest, dtype=torch.long)
+        segments = torch.full((size, longest), -1)
+        chosen = torch.zeros(size, longest, dtype=torch.bool)
+        for k, g in enumerate(part):
+            prefix = whole[g.rows[0]][: g.length]
+            ids[k, : g.length] = torch.tensor(prefix, dtype=torch.long)
+            positions[k, : g.length] = torch.arange(g.length)
+            segments[k, : g.length] = 0
+            at = g.length
+            for segment, i in enumerate(g.rows, start=1):
+                rest = whole[i][g.length :]
+                end = at + len(rest)
+                ids[k, at:end] = torch.tensor(rest)
+                positions[k, at:end] = torch.arange(g.length, len(whole[i]))
+                segments[k, at:end] = segment
+                chosen[k, end - len(completions[i]) - 1 : end - 1] = True
+                at = end
+        key, query = segments[:, None, :], segments[:, :, None]
+        seen = torch.ones(longest, longest, dtype=torch.bool).tril()
+        seen = seen & ((key == query) | ((key == 0) & (query > 0)))
+        mask = torch.zeros(seen.shape, dtype=model.dtype)
+        mask = mask.masked_fill(~seen, torch.finfo(model.dtype).min)[:, None]
+        device = model.device
+        with _only_these(model, chosen.to(device)) as pick:
+            logits = model(
+                input_ids=ids.to(device),
+                attention_mask=mask.to(device),
+                position_ids=positions.to(device),
+                use_cache=False,
+            ).logits
+        yield [i for g in part for i in g.rows], pick(logits)
+
+
+def _pieces(group: PrefixGroup, whole: Sequence[Sequence[int]]) -> Iterator[PrefixGroup]:
+    """Cut a group so that the rests of each piece have few tokens: attention is quadratic."""
+    rows: list[int] = []
+    count = 0
+    for i in group.rows:
+        rest = len(whole[i]) - group.length
+        if rows and count + rest > _PACKED:
+            yield PrefixGroup(tuple(rows), group.length)
+            rows, count = [], 0
+        rows.append(i)
+        count += rest
+    yield PrefixGroup(tuple(rows), group.length)
 
 
 @contextmanager
-def _only_these(model: Any, wanted: Sequence[int]) -> Iterator[torch.Tensor]:
-    """Have logits computed only where they are asked for: the vocabulary is much of the work.
+def _only_these(
+    model: Any, chosen: torch.Tensor
+) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
+    """Have logits computed only where a mask ``(B, K)`` says: the vocabulary is much of the work.
 
-    Of row ``i``'s last K places the last ``wanted[i]`` before its very last one count. The model
-    then gives logits ``(1, N, V)``; one whose output layer is called in no usual way gives all of
-    them, ``(B, K, V)``, of which the mask ``(B, K)`` that is handed out chooses the same.
+    Hands out what takes the model's logits and gives those ``(N, V)`` that were asked for: it gives
+    ``(1, N, V)``, or all ``(B, K, V)`` if its output layer is called in no usual way.
     """
-    width = max(wanted) + 1
-    place = torch.arange(width) - (width - 1)
-    chosen = (place < 0) & (place >= -torch.tensor(wanted)[:, None])
-    chosen = chosen.to(model.device)
-    layer = model.get_output_embeddings()
-    if layer is None:
-        yield chosen
-        return
+
+    def pick(logits: torch.Tensor) -> torch.Tensor:
+        return logits[chosen] if logits.shape[:2] == chosen.shape else logits[0]
 
     def select(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
         hidden, *others = inputs
@@ -310,9 +380,13 @@ def _only_these(model: Any, wanted: Sequence[int]) -> Iterator[torch.Tensor]:
             return None
         return (hidden[chosen][None], *others)
 
+    layer = model.get_output_embeddings()
+    if layer is None:
+        yield pick
+        return
     handle = layer.register_forward_pre_hook(select)
     try:
-        yield chosen
+        yield pick
     finally:
         handle.remove()
 

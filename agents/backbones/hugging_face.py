@@ -31,6 +31,7 @@ from agents.backbones.decoding import (
     open_prefixes,
     read,
     read_completions,
+    read_packed,
     shares_prefixes,
 )
 from agents.backbones.prefixes import PrefixGroup, shared_prefixes
@@ -72,6 +73,7 @@ class HuggingFaceBackbone:
         self.reuse_prefixes = reuse_prefixes
         self.usage = Usage()
         self._kept = KeptPrefixes()
+        self._packing: bool | None = None  # not tried yet
         self._grammars: dict[Grammar, TokenGrammar | None] = {}
         self._control = [
             token.content
@@ -169,7 +171,7 @@ class HuggingFaceBackbone:
         """
         if len(prompts) != len(keys):
             raise ValueError(f"{len(prompts)} prompts but {len(keys)} noise keys")
-        encoded = [self.prompt_ids(p) for p in prompts]
+        encoded = self._all_prompt_ids(prompts)
         draw = self.sampler(sampling, keys, never, grammar)
         results = []
         written = self.write(encoded, keys, draw, sampling.max_new_tokens)
@@ -237,7 +239,7 @@ class HuggingFaceBackbone:
     @torch.inference_mode()
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> list[Score]:
         """Log-probability of each completion and of its end behind its prompt, in nats."""
-        before = [self.prompt_ids(p) for p in prompts]
+        before = self._all_prompt_ids(prompts)
         after = [self.completion_ids(c) for c in completions]
         whole = [a + b for a, b in zip(before, after, strict=True)]
         results: list[Score | None] = [None] * len(whole)
@@ -246,7 +248,8 @@ class HuggingFaceBackbone:
         groups = self._groups(before, max(map(len, whole), default=0))
         for batch in self._batches(groups, whole, rows=min(rows, _BATCH_ROWS)):
             with self._counted(whole, batch):
-                parts = list(read_completions(self.model, before, after, batch, self._pad))
+                read_all = read_packed if self._packs(batch) else read_completions
+                parts = list(read_all(self.model, before, after, batch, self._pad))
             for of, logits in parts:
                 target = torch.tensor([t for i in of for t in after[i]], device=logits.device)
                 chosen = logits.float().log_softmax(-1).gather(1, target[:, None])[:, 0]
@@ -267,6 +270,13 @@ class HuggingFaceBackbone:
         """Token ids of a completion and its end."""
         return [*self._ids(text), self.ends[0]]
 
+    def _all_prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
+        """:meth:`prompt_ids` of each; plain prompts go to the tokenizer together."""
+        if self.prompts.chat or not prompts:
+            return [self.prompt_ids(p) for p in prompts]
+        ids: list[list[int]] = self.tokenizer(list(prompts), add_special_tokens=False).input_ids
+        return ids
+
     def prompt_ids(self, prompt: str) -> list[int]:
         """Token ids of a prompt, in the chat template if the format is a chat."""
         if not self.prompts.chat:
@@ -282,6 +292,35 @@ class HuggingFaceBackbone:
                 enable_thinking=False,
             )
         )
+
+    def _packs(self, groups: Sequence[PrefixGroup]) -> bool:
+        """Whether these rows are packed for scoring: they share prefixes, and the model can."""
+        if not any(g.length for g in groups):
+            return False
+        if self._packing is None:
+            self._packing = self._try_packing()
+        return self._packing
+
+    def _try_packing(self) -> bool:
+        """Score a few tokens both ways: not every model takes any mask and any positions."""
+        prefix = list(range(1, 13))
+        prompts = [[*prefix, 5], [*prefix, 7]]
+        completions = [[3, 4], [6, 2, 8]]
+        group = PrefixGroup((0, 1), len(prefix))
+        found = []
+        try:
+            for way in (read_completions, read_packed):
+                rows: list[int] = []
+                parts: list[torch.Tensor] = []
+                for of, logits in way(self.model, prompts, completions, [group], self._pad):
+                    rows += of
+                    parts += torch.split(logits, [len(completions[i]) for i in of])
+                found.append(torch.cat([parts[rows.index(i)] for i in range(2)]))
+        except (RuntimeError, ValueError, TypeError):
+            return False
+        one, other = (x.float().log_softmax(-1) for x in found)
+        close = 1e-3 if self.model.dtype == torch.float32 else 0.25
+        return bool((one - other).abs().max() < close)
 
     def _groups(self, prompts: Sequence[Sequence[int]], longest: int) -> list[PrefixGroup]:
         """Rows grouped by what they share, if this model (at that length) can read it once."""
