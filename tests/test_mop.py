@@ -159,7 +159,7 @@ def test_a_draw_is_the_agents_own():
 
 def test_what_an_agent_writes_does_not_depend_on_the_batch():
     policy = PersonaPolicy(BackbonePolicy(lively_backbone()), gated())
-    requests = [request(i, state=("man", "woman, active")[i % 2]) for i in range(12)]
+    requests = [request(i, state=("man", "woman, active")[i % 2]) for i in range(24)]
     together = policy.act(requests)
     assert len({r.prompt for r in together}) > 3
     assert [policy.act([r])[0] for r in requests] == together
