@@ -3,8 +3,9 @@
 On one backbone, with the same prompts and noise: (a) a reference loop, written the way released
 research code works (:mod:`benchmarks.reference_loop`); (b) the engine with several numbers of
 worlds in flight; (c) the floor: bare batched generation on ready-made token batches, prefixes
-reused as the engine does. All are timed in turn, several rounds, since machines are shared; rates
-are medians over rounds, ratios medians of the rounds' own ratios.
+reused as the engine does. All are timed in turn, several rounds, since machines are shared, engine
+and floor in pairs directly after each other; rates are medians, ratios medians of the rounds' and
+the pairs' own ratios.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ HELP = "measure decisions a second beside a plain loop and bare generation"
 
 _SOCIETY = 9  # of no shipped model's training
 _BESIDE = 16  # worlds of the reference, the floor and the scoring
+_PAIRS = 3  # of engine and floor a round
 _METHOD = "mf"
 
 
@@ -228,40 +230,53 @@ def measure(
     texts = [t for r in recorded.values() for t in r.texts]
     decisions = len(texts)
 
-    rates: dict[str, list[float]] = {}
-    outside, speedup, same = [], [], []
+    engine = f"engine_{beside}"
+    rates: dict[str, list[float]] = {
+        name: [] for name in ("reference", *(f"engine_{k}" for k in worlds), "floor")
+    }
+    outside, speedup, same, of_floor, of_reference = [], [], [], [], []
+
+    def play(k: int) -> float:
+        processes = _Ready(ready.processes[:k]).again(made)
+        before = made.usage.model_seconds
+        seconds, records = _timed(lambda: _lockstep(processes, steps))
+        if k == beside:
+            outside.append(1 - (made.usage.model_seconds - before) / seconds)
+        return sum(len(r.texts) for r in records.values()) / seconds
+
+    def generate() -> float:
+        return decisions / _timed(floor)[0]
+
     for _ in range(rounds):
         processes = near.again(plain)
         seconds, records = _timed(lambda p=processes: _one_after_another(p, steps))  # type: ignore[misc]
-        rates.setdefault("reference", []).append(decisions / seconds)
+        rates["reference"].append(decisions / seconds)
         same.append(np.mean([records[at].texts == r.texts for at, r in recorded.items()]))
         for k in worlds:
-            processes = _Ready(ready.processes[:k]).again(made)
-            before = made.usage.model_seconds
-            seconds, records = _timed(lambda p=processes: _lockstep(p, steps))  # type: ignore[misc]
-            rates.setdefault(f"engine_{k}", []).append(
-                sum(len(r.texts) for r in records.values()) / seconds
-            )
-            if k == beside:
-                outside.append(1 - (made.usage.model_seconds - before) / seconds)
-        rates.setdefault("floor", []).append(decisions / _timed(floor)[0])
+            if k != beside:
+                rates[f"engine_{k}"].append(play(k))
+        # Side by side and in turn, since a shared machine is another one some seconds later.
+        for turn in range(_PAIRS):
+            if beside in worlds and turn % 2 == 0:
+                rates[engine].append(play(beside))
+            rates["floor"].append(generate())
+            if beside in worlds and turn % 2:
+                rates[engine].append(play(beside))
+        if beside in worlds:
+            latest, bare = np.array(rates[engine][-_PAIRS:]), np.array(rates["floor"][-_PAIRS:])
+            of_floor += list(latest / bare)
+            of_reference.append(np.median(latest) / rates["reference"][-1])
         slow = _timed(lambda: whole.score(prompts, texts))[0]
         speedup.append(slow / _timed(lambda: made.score(prompts, texts))[0])
     usage, scored = _counted(made, near, steps), _counted_scores(made, prompts, texts)
-    engine = f"engine_{beside}"
-
-    def ratio(a: str, b: str) -> float | None:
-        if a not in rates:
-            return None
-        return float(np.median(np.divide(rates[a], rates[b])))
 
     return {
         "decisions_per_second": {k: float(np.median(v)) for k, v in rates.items()},
-        f"ratio_{engine}_to_reference": ratio(engine, "reference"),
-        "share_of_floor": ratio(engine, "floor"),
+        f"ratio_{engine}_to_reference": _median(of_reference),
+        "share_of_floor": _median(of_floor),
         "scoring_speedup": float(np.median(speedup)),
         "scoring_bound": scored,
-        "outside_model_share": float(np.median(outside)) if outside else None,
+        "outside_model_share": _median(outside),
         "prefix_hit_rate": usage[1] / usage[0],
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "texts_equal_to_reference": float(np.mean(same)),
@@ -275,6 +290,10 @@ def measure(
         "machine": machine(),
         "reference_source": inspect.getsource(ReferenceBackbone),
     }
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return float(np.median(values)) if values else None
 
 
 def _events(data: Path | None, count: int, posts: int) -> list[Event]:
@@ -317,7 +336,8 @@ def _markdown(result: dict[str, Any]) -> str:
         "",
         f"Decisions a second (an agent's reaction; labels and mean fields included, method `mf`). "
         f"Backbone: {backbone}; {result['dtype']}. Medians of {result['rounds']} rounds, all rows "
-        f"timed in turn in each; brackets: slowest and fastest round. Machine: "
+        f"timed in turn in each ({_PAIRS} pairs of engine and floor, directly after each other); "
+        f"brackets: slowest and fastest. Machine: "
         f"{result['machine']}.",
         "",
         "| | decisions/s | |",

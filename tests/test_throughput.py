@@ -35,7 +35,8 @@ def test_the_reference_writes_the_same_texts(tmp_path):
     assert result["decisions"] == 8
     ratio = result["ratio_engine_2_to_reference"]
     assert ratio == pytest.approx(rates["engine_2"] / rates["reference"])
-    assert result["share_of_floor"] == pytest.approx(rates["engine_2"] / rates["floor"])
+    (slow, fast), (least, most) = (result["spread"][name] for name in ("engine_2", "floor"))
+    assert slow / most <= result["share_of_floor"] <= fast / least
     assert 0 < result["prefix_hit_rate"] < 1
     assert result["scoring_bound"] > 1
     assert result["scoring_speedup"] > 0
