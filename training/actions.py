@@ -1,4 +1,4 @@
-"""Real actions one by one, with what an agent knows who sees no mean field: topic and state."""
+"""Real actions one by one, with what the agent knew: topic, state, and a mean field if any."""
 
 from __future__ import annotations
 
@@ -43,11 +43,14 @@ class RealAction:
     language: str
     state: str
     text: str
+    mean_field: str = ""
 
     @property
     def request(self) -> ActionRequest:
-        """What a policy model is asked for this action, without a mean field."""
-        return ActionRequest(self.topic, self.language, "", (), self.state, NoiseKey(0, 0, 0))
+        """What a policy model is asked for this action."""
+        return ActionRequest(
+            self.topic, self.language, self.mean_field, (), self.state, NoiseKey(0, 0, 0)
+        )
 
 
 class Scorer(Protocol):
@@ -99,7 +102,7 @@ def fingerprint(actions: Sequence[RealAction]) -> str:
     """A hash of the actions and their order."""
     digest = hashlib.sha256()
     for a in actions:
-        for part in (a.topic, a.language, a.state, a.text):
+        for part in (a.topic, a.language, a.state, a.text, a.mean_field):
             data = part.encode("utf-8", "surrogatepass")
             digest.update(len(data).to_bytes(8, "little") + data)
     return "sha256:" + digest.hexdigest()[:16]

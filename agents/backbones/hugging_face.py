@@ -229,12 +229,15 @@ class HuggingFaceBackbone:
         """What draws the tokens of :meth:`generate`: one use, since it follows the texts."""
         vocabulary = self.tokenizer.get_vocab() if never else {}
         suppressed = [vocabulary[t] for t in never if t in vocabulary]
-        if grammar is None:
-            return KeyedSampling(sampling, keys, suppressed)
+        form = None if grammar is None else self.token_grammar(grammar)
+        return KeyedSampling(sampling, keys, suppressed, form)
+
+    def token_grammar(self, grammar: Grammar) -> TokenGrammar | None:
+        """A grammar for this model's tokens; ``None`` if a phrase of it is not one token."""
         if grammar not in self._grammars:
             size = int(self.model.config.vocab_size)
             self._grammars[grammar] = TokenGrammar.compile(grammar, self.tokenizer, self.ends, size)
-        return KeyedSampling(sampling, keys, suppressed, self._grammars[grammar])
+        return self._grammars[grammar]
 
     @torch.inference_mode()
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> list[Score]:

@@ -124,6 +124,16 @@ class TokenGrammar:
         moves = self._moves[states]
         return torch.where(tokens == moves[:, 0], moves[:, 1], moves[:, 2])
 
+    def states(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The states ``(b, n)`` in which rows of tokens ``(b, n)`` were written, from the first."""
+        rows = tokens.cpu()
+        result = torch.empty_like(rows)
+        now = self.start(len(rows))
+        for k in range(rows.shape[1]):
+            result[:, k] = now
+            now = self.advance(now, rows[:, k])
+        return result
+
     def ordered(self, states: torch.Tensor) -> torch.Tensor:
         """Where a share is written next and larger tokens state larger ones, bool ``(b,)``."""
         return self._ordered[states]

@@ -1,0 +1,1 @@
+"""IB-Tune: mean fields that keep what predicts the next actions, and nothing else."""
