@@ -1,4 +1,4 @@
-"""Folders of what was learned for one backbone: an adapter, or personas with their gates.
+"""Folders of what was learned for one backbone: adapters, or personas with their gates.
 
 ``mfenv.json`` in such a folder says what it is and which backbone it was made for, so that it is
 never used on another one.
@@ -16,7 +16,15 @@ from typing import Any
 from agents.backbones.base import Backbone
 from mfenv.errors import MfenvError
 
-__all__ = ["ADAPTER", "PERSONAS", "Kind", "check_folder", "describe_folder"]
+__all__ = [
+    "ADAPTER",
+    "MEAN_FIELD",
+    "PERSONAS",
+    "Kind",
+    "check_folder",
+    "describe_folder",
+    "training_of",
+]
 
 _FILE = "mfenv.json"
 _SAME = ("revision", "prompts")  # what must be equal for a backbone to be the same
@@ -36,8 +44,9 @@ class Kind:
 
 
 ADAPTER = Kind("adapter", "sft", ("adapter_config.json", "adapter_model.safetensors"))
+MEAN_FIELD = Kind("mean-field", "ib-tune", ("adapter_config.json", "adapter_model.safetensors"))
 PERSONAS = Kind("personas", "mop", ("personas.json", "gates.safetensors"))
-_KINDS = {k.name: k for k in (ADAPTER, PERSONAS)}
+_KINDS = {k.name: k for k in (ADAPTER, MEAN_FIELD, PERSONAS)}
 
 
 def describe_folder(
@@ -89,6 +98,11 @@ def check_folder(folder: str, kind: Kind, backbone: Backbone) -> tuple[Path, str
     if missing:
         raise MfenvError(f"{kind.method}:{folder}: {missing[0]} is missing; {kind.how()}")
     return path, _hash(path, kind.files)
+
+
+def training_of(folder: Path) -> dict[str, Any]:
+    """How a folder that :func:`check_folder` has accepted was trained."""
+    return dict(json.loads((folder / _FILE).read_text(encoding="utf-8"))["training"])
 
 
 def _called(described: Mapping[str, str]) -> str:

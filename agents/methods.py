@@ -3,12 +3,13 @@
 Factories of the entry point group ``mfenv.methods``: each takes a backbone (and sampling
 parameters for the policy model, where the backbone's own are not wanted) and gives a ``Method``.
 The policy model is the same in all of them, except in those that have learned something and take
-the folder that holds it (written ``sft:DIR``, ``mop:DIR``).
+the folder that holds it (written ``sft:DIR``, ``mop:DIR``, ``ib-tune:DIR``).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agents.backbones.base import Backbone
@@ -23,7 +24,18 @@ from mfenv.dynamics.models import MeanFieldModel, PolicyModel
 if TYPE_CHECKING:
     from agents.backbones.sampling import Sampling
 
-__all__ = ["Method", "mf", "mf_counted", "mop", "popular", "recent", "sft", "state"]
+__all__ = [
+    "Method",
+    "ib_tune",
+    "ib_tune_mean_field",
+    "mf",
+    "mf_counted",
+    "mop",
+    "popular",
+    "recent",
+    "sft",
+    "state",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +84,36 @@ def popular(backbone: Backbone, sampling: Sampling | None = None) -> Method:
 
 
 def sft(backbone: Backbone, sampling: Sampling | None = None, folder: str = "") -> Method:
-    """The backbone fine-tuned on real actions given topic and state; agents see no mean field.
+    """The backbone fine-tuned on real actions, given topic and state, and a mean field or none.
 
-    ``folder`` holds the adapter that ``mfenv train sft`` made for this backbone.
+    ``folder`` holds the adapter that ``mfenv train sft`` made for this backbone. Agents see a mean
+    field, which the backbone writes as it is, if the adapter was trained with one.
     """
     from agents.backbones.adapters import adapted
+    from agents.learned import training_of
+    from agents.mean_field import BackboneMeanField
 
     tuned, revision = adapted(backbone, folder)
-    return Method("sft", _policy(tuned, sampling), NoMeanField(), revision)
+    reads = training_of(Path(folder)).get("method") == "mf"
+    mean_field = BackboneMeanField(backbone) if reads else NoMeanField()
+    return Method("sft", _policy(tuned, sampling), mean_field, revision)
+
+
+def ib_tune(backbone: Backbone, sampling: Sampling | None = None, folder: str = "") -> Method:
+    """Both models tuned by ``mfenv train ib-tune``, whose result ``folder`` holds."""
+    from agents.backbones.adapters import adapted
+
+    policy, one = adapted(backbone, _inside(folder, "policy"))
+    field, other = _tuned_mean_field(backbone, folder)
+    return Method("ib-tune", _policy(policy, sampling), field, f"{one}+{other}")
+
+
+def ib_tune_mean_field(
+    backbone: Backbone, sampling: Sampling | None = None, folder: str = ""
+) -> Method:
+    """The mean-field model that ``mfenv train ib-tune`` tuned, with the untuned policy model."""
+    field, revision = _tuned_mean_field(backbone, folder)
+    return Method("ib-tune-mean-field", _policy(backbone, sampling), field, revision)
 
 
 def mop(backbone: Backbone, sampling: Sampling | None = None, folder: str = "") -> Method:
@@ -95,6 +129,20 @@ def mop(backbone: Backbone, sampling: Sampling | None = None, folder: str = "") 
     path, revision = check_folder(folder, PERSONAS, backbone)
     writer = BackbonePolicy(backbone) if sampling is None else BackbonePolicy(backbone, sampling)
     return Method("mop", PersonaPolicy(writer, load(path, revision)), NoMeanField(), revision)
+
+
+def _tuned_mean_field(backbone: Backbone, folder: str) -> tuple[MeanFieldModel, str]:
+    from agents.backbones.adapters import adapted
+    from agents.learned import MEAN_FIELD
+    from agents.mean_field import BackboneMeanField
+
+    tuned, revision = adapted(backbone, _inside(folder, MEAN_FIELD.name), MEAN_FIELD)
+    return BackboneMeanField(tuned), revision
+
+
+def _inside(folder: str, part: str) -> str:
+    """A part of what ``mfenv train ib-tune`` made; "" stays, for the error that says what to do."""
+    return str(Path(folder) / part) if folder else ""
 
 
 def _policy(backbone: Backbone, sampling: Sampling | None) -> PolicyModel:

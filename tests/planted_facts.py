@@ -127,7 +127,8 @@ def taught(steps=350, rows=96, seed=0):
             group["lr"] = 4e-3 * (1 - step / steps)
         batch = _examples(rows, rng)
         ids = [made(p, add_special_tokens=False).input_ids for p, _ in batch]
-        after = [made(c, add_special_tokens=False).input_ids + [made.eos_token_id] for _, c in batch]
+        end = made.eos_token_id
+        after = [[*made(c, add_special_tokens=False).input_ids, end] for _, c in batch]
         width = max(len(a) + len(b) for a, b in zip(ids, after, strict=True))
         tokens = torch.full((rows, width), made.pad_token_id)
         labels = torch.full((rows, width), -100)

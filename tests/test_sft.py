@@ -29,7 +29,7 @@ from tests.test_prompts import family_backbone
 from tests.tiny_models import write_tiny
 from training.actions import actions_of, held_out, likelihoods
 from training.packing import IGNORED
-from training.sft import SFTSettings, _dataset, train
+from training.sft import SFTSettings, _dataset, pairs, train
 
 SETTINGS = SFTSettings(r=8, alpha=32, steps=60, batch=8, learning_rate=1e-2, save_steps=10)
 SCRIPT = """
@@ -145,7 +145,7 @@ def test_other_methods_do_not_notice_the_adapter(weights, adapter, held):
 @pytest.mark.parametrize("format_", ["tagged", "chatml"])
 def test_the_loss_is_the_score_of_the_real_actions(backbone, held, format_):
     backbone = backbone if format_ == "tagged" else family_backbone(format_)
-    data = _dataset(backbone, held[:5], 6)
+    data = _dataset(backbone, pairs(backbone, held[:5]), 6)
     assert data[5] == data[0]
     log_p = []
     for row in data.select(range(5)):

@@ -46,7 +46,7 @@ def teacher_forced(
     annotator: Annotator,
     *,
     agents: int,
-    batch: int,
+    batch: int = 16,
     seed: int,
 ) -> Iterator[list[Step]]:
     """The steps of each event in turn, with the mean fields that real actions lead to.
@@ -113,9 +113,9 @@ def mean_field_histories(
     """Histories with what follows them, one row each, in an order by ``seed``.
 
     Columns: ``prompt`` (what the mean-field model reads: topic, old mean field, latest actions),
-    ``prior_prompt`` (the bare instruction and the topic), ``topic``, ``language``, ``states`` and
-    ``actions`` (those of the next ``horizon`` steps, fewer at an event's end), ``event``, ``step``,
-    ``seed``.
+    ``prior_prompt`` (the bare instruction and the topic), ``mean_field`` (what the model wrote),
+    ``topic``, ``language``, ``states`` and ``actions`` (those of the next ``horizon`` steps, fewer
+    at an event's end), ``event``, ``step``, ``seed``.
 
     Raises ``MfenvError`` if no event has two steps.
     """
@@ -128,6 +128,7 @@ def mean_field_histories(
                 {
                     "prompt": s.summary_prompt,
                     "prior_prompt": prompts.prior_prompt(first.topic, first.language),
+                    "mean_field": first.mean_field,
                     "topic": first.topic,
                     "language": first.language,
                     "states": [r.state for f in following for r in f.requests],
@@ -143,6 +144,7 @@ def mean_field_histories(
             "no event is long enough for a history and what follows it; give longer events or "
             "smaller steps (--batch), and a mean-field model that is a language model"
         )
-    order = uniform(seed, _ORDER + 1, [r["event"] for r in rows], [r["step"] for r in rows])
+    places = np.array([(r["event"], r["step"]) for r in rows])
+    order = uniform(seed, _ORDER + 1, places[:, 0], places[:, 1])
     rows = [rows[int(k)] for k in np.argsort(order, kind="stable")[:limit]]
     return datasets.Dataset.from_list(rows)

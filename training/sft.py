@@ -1,9 +1,10 @@
-"""Fine-tune a backbone on real actions given topic and state: ``mfenv train sft``.
+"""Fine-tune a backbone on real actions: ``mfenv train sft``.
 
-The SFT baseline of the MF-LLM paper (arXiv 2504.21582): no mean field. TRL's ``SFTTrainer`` trains
-a PEFT LoRA adapter on exactly the prompts that the method ``state`` gives at run time, with the
-loss on the action and its end. Killed and repeated, it goes on from the last checkpoint to the
-same bytes.
+With ``--method state`` the SFT baseline of the MF-LLM paper (arXiv 2504.21582): no mean field. With
+``--method mf`` the mean field is there too, as the backbone writes it where everybody does what
+the real people did. TRL's ``SFTTrainer`` trains a PEFT LoRA adapter on exactly the prompts that
+the method gives at run time, with the loss on the action and its end. Killed and repeated, it goes
+on from the last checkpoint to the same bytes.
 """
 
 from __future__ import annotations
@@ -12,25 +13,28 @@ import argparse
 import json
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, set_peft_model_state_dict
+from safetensors.torch import load_file
 from transformers import set_seed
 from trl import SFTConfig, SFTTrainer
 
 from agents.backbones.adapters import adapted, local, same_weights
 from agents.backbones.hugging_face import HuggingFaceBackbone
-from agents.learned import ADAPTER, describe_folder
+from agents.learned import ADAPTER, Kind, describe_folder
+from agents.methods import mf
 from agents.policy import BackbonePolicy
 from agents.prompts import REACTION_CHARACTERS, clip
 from mfenv.cli import integer
-from mfenv.dynamics.assemble import build_backbone
+from mfenv.dynamics.assemble import AUTO, build_annotator, build_backbone
 from mfenv.dynamics.journal import RunLock
 from mfenv.errors import MfenvError
+from mfenv.events.event import Event
 from training.actions import (
     RealAction,
     actions_of,
@@ -41,12 +45,24 @@ from training.actions import (
     told,
 )
 from training.backbone import last_checkpoint
+from training.datasets import policy_examples, teacher_forced
 from training.folders import check_settings, in_one_move
 from training.packing import IGNORED
 
-__all__ = ["HELP", "SFTSettings", "add_arguments", "run", "train"]
+__all__ = [
+    "HELP",
+    "SFTSettings",
+    "add_arguments",
+    "begin_with",
+    "export_adapter",
+    "fit_adapter",
+    "lora",
+    "pairs",
+    "run",
+    "train",
+]
 
-HELP = "fine-tune a language model on real reactions given topic and state (a PEFT adapter)"
+HELP = "fine-tune a language model on real reactions (a PEFT adapter)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +94,65 @@ class _Trainer(SFTTrainer):  # type: ignore[misc]
         return
 
 
+Pair = tuple[str, str]
+"""A prompt and its completion."""
+
+
 def train(
-    backbone: HuggingFaceBackbone, actions: Sequence[RealAction], settings: SFTSettings, out: Path
+    backbone: HuggingFaceBackbone,
+    actions: Sequence[RealAction],
+    settings: SFTSettings,
+    out: Path,
+    *,
+    method: str = "state",
+    initial: Path | None = None,
 ) -> Path:
-    """Train, or go on from the last checkpoint in ``out``; returns the folder of the adapter."""
+    """Train on real actions; returns the folder of the adapter, which ``sft:DIR`` takes.
+
+    ``method`` is ``"mf"`` where the actions have mean fields.
+    """
     size = settings.steps * settings.batch
     described = {
         **asdict(settings),
+        "method": method,
         "actions": fingerprint(actions[:size]),
         "backbone": backbone.describe(),
     }
+    return fit_adapter(
+        backbone,
+        pairs(backbone, actions[:size]),
+        settings,
+        out,
+        kind=ADAPTER,
+        described=described,
+        initial=initial,
+    )
+
+
+def pairs(backbone: HuggingFaceBackbone, actions: Sequence[RealAction]) -> list[Pair]:
+    """The policy model's prompt for each action, and the action."""
+    prompts = backbone.prompts
+    return [(prompts.policy_prompt(a.request), clip(a.text, REACTION_CHARACTERS)) for a in actions]
+
+
+def fit_adapter(
+    backbone: HuggingFaceBackbone,
+    examples: Sequence[Pair],
+    settings: SFTSettings,
+    out: Path,
+    *,
+    kind: Kind,
+    described: Mapping[str, Any],
+    initial: Path | None = None,
+) -> Path:
+    """Train an adapter on completions, or go on from the last checkpoint in ``out``.
+
+    ``initial`` is the folder of the adapter to begin with. Returns ``out``'s folder of the result,
+    which appears in one move. Raises ``MfenvError`` if ``out`` holds another run.
+    """
+    size = settings.steps * settings.batch
     check_settings(out, described)
-    folder = out / ADAPTER.name
+    folder = out / kind.name
     if folder.exists():
         return folder
     set_seed(settings.seed)
@@ -121,30 +184,36 @@ def train(
             data_seed=settings.seed,
             disable_tqdm=True,
         ),
-        train_dataset=_dataset(backbone, actions, size),
+        train_dataset=_dataset(backbone, examples, size),
         processing_class=backbone.tokenizer,
-        peft_config=LoraConfig(
-            r=settings.r,
-            lora_alpha=settings.alpha,
-            target_modules="all-linear",
-            task_type="CAUSAL_LM",
-        ),
+        peft_config=lora(settings.r, settings.alpha),
     )
+    if initial is not None:
+        begin_with(trainer.model, initial)
     trainer.train(resume_from_checkpoint=last_checkpoint(out / "checkpoints"))
     with in_one_move(folder) as part:
-        _export(trainer.model, part)
-        describe_folder(part, ADAPTER, backbone, described)
+        export_adapter(trainer.model, part)
+        describe_folder(part, kind, backbone, described)
     return folder
 
 
+def lora(r: int, alpha: int) -> LoraConfig:
+    """LoRA on all linear layers, with the paper's r = α = 64 as a user's default."""
+    return LoraConfig(r=r, lora_alpha=alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def begin_with(model: PeftModel, folder: Path) -> None:
+    """Load an adapter of the same shape into a model that is about to be trained."""
+    set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
+
+
 def _dataset(
-    backbone: HuggingFaceBackbone, actions: Sequence[RealAction], size: int
+    backbone: HuggingFaceBackbone, examples: Sequence[Pair], size: int
 ) -> datasets.Dataset:
-    """``size`` actions in order, again from the first after the last, as tokens and labels."""
+    """``size`` examples in order, again from the first after the last, as tokens and labels."""
     rows = []
-    for a in actions[:size]:
-        prompt = backbone.prompt_ids(backbone.prompts.policy_prompt(a.request))
-        completion = backbone.completion_ids(clip(a.text, REACTION_CHARACTERS))
+    for before, after in examples[:size]:
+        prompt, completion = backbone.prompt_ids(before), backbone.completion_ids(after)
         rows.append((prompt + completion, [IGNORED] * len(prompt) + completion))
     order = [rows[i % len(rows)] for i in range(size)]
     return datasets.Dataset.from_dict(
@@ -152,7 +221,7 @@ def _dataset(
     )
 
 
-def _export(model: PeftModel, folder: Path) -> None:
+def export_adapter(model: PeftModel, folder: Path) -> None:
     """Write the adapter in PEFT's format, the same bytes each time."""
     model.save_pretrained(folder, safe_serialization=True)
     (folder / "README.md").unlink(missing_ok=True)  # a template that nobody has filled in
@@ -169,6 +238,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--train", type=Path, required=True, metavar="EVENTS", help="events to train on")
     add("--validation", type=Path, metavar="EVENTS", help="events to measure the NLL on")
     add("--out", type=Path, required=True, metavar="DIR", help="checkpoints, and the adapter")
+    add(
+        "--method",
+        choices=("state", "mf"),
+        default="state",
+        help="what agents know: topic and state, or a mean field too (%(default)s)",
+    )
+    add(
+        "--agents",
+        type=integer(1),
+        default=160,
+        metavar="N",
+        help="mf: reactions an event that are played, in batches of 16 (%(default)s)",
+    )
     add("--r", type=integer(1), default=defaults.r, help="rank of LoRA (%(default)s)")
     add("--alpha", type=integer(1), default=defaults.alpha, help="LoRA's scale (%(default)s)")
     add("--steps", type=integer(1), default=defaults.steps, help="(%(default)s)")
@@ -200,24 +282,36 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         save_steps=args.save_steps,
     )
-    actions = actions_of(read_events(args.train), seed=args.seed, cap=args.cap)
-    held = None
-    if args.validation is not None:
-        unseen, limit = read_events(args.validation), args.validation_actions
-        held = actions_of(unseen, seed=args.seed, cap=args.cap, limit=limit)
+    events = read_events(args.train)
+    unseen = [] if args.validation is None else read_events(args.validation)
     backbone = local(build_backbone(args.backbone))
     with RunLock(args.out):
-        folder = train(backbone, actions, settings, args.out)
-        if held is not None:
+        actions = _actions(args, backbone, events, None)
+        folder = train(backbone, actions, settings, args.out, method=args.method)
+        if unseen:
+            held = _actions(args, backbone, unseen, args.validation_actions)
             tuned, _ = adapted(backbone, str(folder))
-            figures = held_out(
-                {
-                    "state": likelihoods(BackbonePolicy(backbone), held),
-                    "sft": likelihoods(BackbonePolicy(tuned), held),
-                },
-                held,
-            )
+            scored = {
+                args.method: likelihoods(BackbonePolicy(backbone), held),
+                "sft": likelihoods(BackbonePolicy(tuned), held),
+            }
+            figures = held_out(scored, held)
             (args.out / "validation.json").write_text(json.dumps(figures, indent=1) + "\n")
             print(told(figures, len(held)))
     print(f"trained: {folder}; use it: --backbone {args.backbone} --method sft:{folder}")
     return 0
+
+
+def _actions(
+    args: argparse.Namespace,
+    backbone: HuggingFaceBackbone,
+    events: Sequence[Event],
+    limit: int | None,
+) -> list[RealAction]:
+    """Real actions with what the agents of the method know."""
+    if args.method == "state":
+        return actions_of(events, seed=args.seed, cap=args.cap, limit=limit)
+    steps = teacher_forced(
+        events, mf(backbone), build_annotator(AUTO, events[0]), agents=args.agents, seed=args.seed
+    )
+    return policy_examples(steps, seed=args.seed, limit=limit)

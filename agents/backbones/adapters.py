@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 
 from agents.backbones.base import Backbone
 from agents.backbones.hugging_face import HuggingFaceBackbone
-from agents.learned import ADAPTER, check_folder
+from agents.learned import ADAPTER, Kind, check_folder
 from mfenv.errors import MfenvError
 
 __all__ = ["adapted", "local", "same_weights"]
@@ -40,18 +40,22 @@ def same_weights(model: Any) -> Any:
     return copy.deepcopy(model, tensors)
 
 
-def adapted(backbone: Backbone, folder: str) -> tuple[HuggingFaceBackbone, str]:
+def adapted(
+    backbone: Backbone, folder: str, kind: Kind = ADAPTER
+) -> tuple[HuggingFaceBackbone, str]:
     """The backbone with the adapter in ``folder``, and the adapter's revision.
 
     The same backbone and adapter give the same object, so that policies on it are equal. Raises
-    ``MfenvError`` for a folder that holds no adapter, or that of another backbone.
+    ``MfenvError`` for a folder that holds no adapter of this kind, or that of another backbone.
     """
-    path, revision = check_folder(folder, ADAPTER, backbone)
-    return _adapted(local(backbone), path, revision), revision
+    path, revision = check_folder(folder, kind, backbone)
+    return _adapted(local(backbone), path, revision, kind.method), revision
 
 
-@lru_cache(maxsize=4)
-def _adapted(backbone: HuggingFaceBackbone, path: Path, revision: str) -> HuggingFaceBackbone:
+@lru_cache(maxsize=8)
+def _adapted(
+    backbone: HuggingFaceBackbone, path: Path, revision: str, method: str
+) -> HuggingFaceBackbone:
     from peft import PeftModel
 
     try:
@@ -64,7 +68,7 @@ def _adapted(backbone: HuggingFaceBackbone, path: Path, revision: str) -> Huggin
     return HuggingFaceBackbone(
         model.get_base_model(),
         backbone.tokenizer,
-        name=f"{backbone.name}+sft",
+        name=f"{backbone.name}+{method}",
         revision=f"{backbone.describe()['revision']}+{revision}",
         prompts=backbone.prompts,
         reuse_prefixes=backbone.reuse_prefixes,

@@ -292,7 +292,8 @@ class IBTuneTrainer(RLOOTrainer):  # type: ignore[misc]
             metrics = {f"eval_{k}": v for k, v in self._validate(self.tuned).items()}
             self.tuned.model.train(training)
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(
+        control: Any = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
+        self.control = control
         return metrics

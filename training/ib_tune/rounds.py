@@ -1,0 +1,325 @@
+"""IB-Tune in rounds: the mean-field model, then the policy model that reads it, again and again.
+
+In each round everybody is played teacher-forced with the mean-field model as it is (so the old
+mean fields are refreshed), the mean-field model is trained for the policy model as it is, and the
+policy model is trained on real actions under the new mean fields. What is finished is kept; killed
+and repeated, a run goes on from its last checkpoint to the same bytes. Which round counts is
+decided on validation events alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from agents.backbones.adapters import adapted
+from agents.backbones.hugging_face import HuggingFaceBackbone
+from agents.learned import ADAPTER, MEAN_FIELD, describe_folder
+from agents.mean_field import BackboneMeanField
+from agents.methods import Method
+from agents.policy import BackbonePolicy
+from mfenv.dynamics.models import Annotator
+from mfenv.errors import MfenvError
+from mfenv.events.event import Event
+from training.backbone import last_checkpoint
+from training.datasets import Step, mean_field_histories, policy_examples, teacher_forced
+from training.folders import check_settings, in_one_move
+from training.ib_tune.relevance import action_log_probabilities
+from training.ib_tune.trainer import IBTuneConfig, IBTuneTrainer
+from training.ib_tune.validation import Validation
+from training.sft import SFTSettings, begin_with, export_adapter, fit_adapter, lora, train
+
+__all__ = ["PRIORS", "IBTuneSettings", "tune"]
+
+PRIORS = ("frozen", "marginal")
+"""The prior r(m): the backbone as it is, or fine-tuned to write mean fields from topics alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class IBTuneSettings:
+    """How both models are tuned."""
+
+    rounds: int = 2
+    """Rounds at most; it ends earlier when a round does not lower the validation NLL."""
+    beta: float = 100.0
+    """β: nats of the mean field that a nat an action is worth."""
+    beta_warmup: float = 0.1
+    """Share of a round's steps in which β rises from 0."""
+    group: int = 8
+    """Candidate mean fields for one history."""
+    histories: int = 4
+    """Histories a step."""
+    steps: int = 100
+    """Optimiser steps of the mean-field model a round."""
+    learning_rate: float = 1e-4
+    """Of the mean-field model; constant after 5% of warm-up."""
+    horizon: int = 1
+    """Steps of the population whose actions a mean field is to predict."""
+    prior: str = "frozen"
+    """One of :data:`PRIORS`."""
+    repetition_penalty: float = 1.0
+    """On tokens that a candidate repeats, as the candidates are drawn."""
+    r: int = 64
+    """Rank of LoRA, of both models."""
+    alpha: int = 64
+    """LoRA's scale."""
+    policy: SFTSettings = field(default_factory=lambda: SFTSettings(steps=200))
+    """Training of the policy model in a round; its r and alpha are those above."""
+    agents: int = 160
+    """People of each event that are played at most."""
+    batch: int = 16
+    """People in a step."""
+    seed: int = 0
+    """Seed of everything random."""
+    save_steps: int = 25
+    """Steps between checkpoints, and between validations."""
+    report_to: str = "tensorboard"
+    """Where the curves go, as ``transformers`` names it."""
+
+
+def tune(
+    backbone: HuggingFaceBackbone,
+    events: Sequence[Event],
+    validation: Validation,
+    annotator: Annotator,
+    settings: IBTuneSettings,
+    out: Path,
+) -> Path:
+    """Run the rounds, or what is left of them; returns the folder for ``ib-tune:DIR``.
+
+    Raises ``MfenvError`` if the events are too short, or ``out`` holds another run.
+    """
+    described = {
+        **_settings(settings),
+        "events": _fingerprint(events),
+        "backbone": backbone.describe(),
+    }
+    check_settings(out, described)
+    result = out / "ib-tune"
+    if result.exists():
+        return result
+    figures: list[dict[str, float]] = []
+    best = 0
+    models = _Models(backbone, None, None)
+    figures.append(_validated(out / "untuned.json", validation, models))
+    for number in range(1, settings.rounds + 1):
+        folder = out / f"round-{number}"
+        models = _round(models, number, events, validation, annotator, settings, folder)
+        figures.append(_validated(folder / "validation.json", validation, models))
+        if figures[-1]["nll"] < figures[best]["nll"] or best == 0:
+            best = number
+        else:
+            break
+    with in_one_move(result) as part:
+        for name, where in (("mean-field", MEAN_FIELD.name), ("policy", ADAPTER.name)):
+            shutil.copytree(out / f"round-{best}" / name / where, part / name)
+        (part / "validation.json").write_text(
+            json.dumps({"rounds": figures, "chosen": best}, indent=1) + "\n"
+        )
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Models:
+    """The backbone and the adapters that are in use."""
+
+    backbone: HuggingFaceBackbone
+    mean_field_folder: Path | None
+    policy_folder: Path | None
+
+    @property
+    def mean_field(self) -> BackboneMeanField:
+        if self.mean_field_folder is None:
+            return BackboneMeanField(self.backbone)
+        return BackboneMeanField(adapted(self.backbone, str(self.mean_field_folder), MEAN_FIELD)[0])
+
+    @property
+    def policy(self) -> BackbonePolicy:
+        if self.policy_folder is None:
+            return BackbonePolicy(self.backbone)
+        return BackbonePolicy(adapted(self.backbone, str(self.policy_folder))[0])
+
+
+def _round(
+    models: _Models,
+    number: int,
+    events: Sequence[Event],
+    validation: Validation,
+    annotator: Annotator,
+    settings: IBTuneSettings,
+    out: Path,
+) -> _Models:
+    seed = settings.seed + 1000 * number  # of the rounds' data and noise
+
+    def played(now: _Models) -> list[list[Step]]:
+        _say(f"round {number}: {len(events)} events are played with the mean fields as they are")
+        return list(
+            teacher_forced(
+                events,
+                Method("mf", now.policy, now.mean_field),
+                annotator,
+                agents=settings.agents,
+                batch=settings.batch,
+                seed=seed,
+            )
+        )
+
+    field_folder = out / "mean-field" / MEAN_FIELD.name
+    if not field_folder.exists():
+        histories = mean_field_histories(
+            played(models),
+            models.backbone.prompts,
+            seed=seed,
+            horizon=settings.horizon,
+            limit=settings.steps * settings.histories,
+        )
+        _tune_mean_field(models, histories, validation, settings, seed, out)
+    tuned = _Models(models.backbone, field_folder, models.policy_folder)
+    policy_folder = out / "policy" / ADAPTER.name
+    if not policy_folder.exists():
+        sft = settings.policy
+        actions = policy_examples(played(tuned), seed=seed, limit=sft.steps * sft.batch)
+        _say(f"round {number}: the policy model is trained on {len(actions)} actions")
+        train(
+            models.backbone,
+            actions,
+            sft,
+            out / "policy",
+            method="mf",
+            initial=models.policy_folder,
+        )
+    return _Models(models.backbone, field_folder, policy_folder)
+
+
+def _tune_mean_field(
+    models: _Models,
+    histories: Dataset,
+    validation: Validation,
+    settings: IBTuneSettings,
+    seed: int,
+    out: Path,
+) -> None:
+    """Train the mean-field model's adapter into ``out / "mean-field"``."""
+    folder, backbone = out / "mean-field", models.backbone
+    described = {
+        **_settings(settings),
+        "method": "ib-tune",
+        "histories": _digest(histories["prompt"]),
+        "backbone": backbone.describe(),
+    }
+    check_settings(folder, described)
+    columns = ("topic", "language", "states", "actions")
+    bare = action_log_probabilities(
+        models.policy, [""] * len(histories), **{k: histories[k] for k in columns}
+    )
+    histories = histories.add_column("bare", [float(x) for x in bare])
+    prior = _prior(backbone, histories, settings, out)
+    on_gpu = backbone.model.device.type != "cpu"
+    warnings.filterwarnings("ignore", ".*gradient_checkpointing", FutureWarning)
+    trainer = IBTuneTrainer(
+        backbone,
+        policy=models.policy,
+        prior=prior,
+        args=IBTuneConfig(
+            output_dir=str(folder / "checkpoints"),
+            logging_dir=str(folder / "logs"),
+            relevance_weight=settings.beta,
+            relevance_warmup=settings.beta_warmup,
+            num_generations=settings.group,
+            per_device_train_batch_size=settings.group * settings.histories,
+            max_steps=settings.steps,
+            learning_rate=settings.learning_rate,
+            lr_scheduler_type="constant_with_warmup",
+            warmup_steps=max(1, settings.steps // 20),
+            repetition_penalty=settings.repetition_penalty,
+            gradient_checkpointing=on_gpu,
+            bf16=on_gpu,
+            use_cpu=not on_gpu,
+            dataloader_pin_memory=on_gpu,
+            eval_strategy="steps",
+            eval_steps=settings.save_steps,
+            save_steps=settings.save_steps,
+            save_total_limit=1,
+            load_best_model_at_end=True,
+            metric_for_best_model="eval_nll",
+            greater_is_better=False,
+            logging_steps=1,
+            log_completions=False,
+            report_to=settings.report_to,
+            seed=seed,
+            data_seed=seed,
+            disable_tqdm=True,
+        ),
+        train_dataset=histories,
+        eval_dataset=histories.select(range(1)),  # evaluated by what validates, not by its rows
+        validate=lambda tuned: validation.measure(models.policy, BackboneMeanField(tuned)),
+        peft_config=lora(settings.r, settings.alpha),
+    )
+    if models.mean_field_folder is not None:
+        begin_with(trainer.model, models.mean_field_folder)
+    trainer.train(resume_from_checkpoint=last_checkpoint(folder / "checkpoints"))
+    with in_one_move(folder / MEAN_FIELD.name) as part:
+        export_adapter(trainer.model, part)
+        (part / "curves.json").write_text(json.dumps(trainer.state.log_history, indent=1) + "\n")
+        describe_folder(part, MEAN_FIELD, backbone, described)
+
+
+def _prior(
+    backbone: HuggingFaceBackbone, histories: Dataset, settings: IBTuneSettings, out: Path
+) -> Any:
+    """The model r(m): the backbone's, or one that has learned the mean fields' marginal."""
+    if settings.prior == "frozen":
+        return backbone.model
+    written = histories["mean_field"]
+    examples = list(zip(histories["prior_prompt"], written, strict=True))
+    sft = settings.policy
+    folder = fit_adapter(
+        backbone,
+        examples,
+        sft,
+        out / "prior",
+        kind=MEAN_FIELD,
+        described={**asdict(sft), "method": "prior", "examples": _digest(written)},
+    )
+    return adapted(backbone, str(folder), MEAN_FIELD)[0].model
+
+
+def _validated(path: Path, validation: Validation, models: _Models) -> dict[str, float]:
+    if not path.exists():
+        figures = validation.measure(models.policy, models.mean_field)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(figures, indent=1) + "\n")
+    kept: dict[str, float] = json.loads(path.read_text())
+    _say(f"{path.parent.name}: " + ", ".join(f"{k} {v:.4f}" for k, v in kept.items()))
+    return kept
+
+
+def _settings(settings: IBTuneSettings) -> Mapping[str, Any]:
+    if settings.prior not in PRIORS:
+        raise MfenvError(f"prior {settings.prior!r} is unknown; allowed: {', '.join(PRIORS)}")
+    return {k: v for k, v in asdict(settings).items() if k != "report_to"}
+
+
+def _fingerprint(events: Sequence[Event]) -> str:
+    return _digest([f"{e.event_id} {len(e.posts)}" for e in events])
+
+
+def _digest(texts: Sequence[str]) -> str:
+    digest = hashlib.sha256()
+    for text in texts:
+        data = text.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return "sha256:" + digest.hexdigest()[:16]
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
