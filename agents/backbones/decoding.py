@@ -289,7 +289,6 @@ def read_completions(
         yield [i for _, i in part], pick(logits)
 
 
-@torch.inference_mode()
 def read_packed(
     model: Any,
     prompts: Sequence[Sequence[int]],
@@ -300,7 +299,7 @@ def read_packed(
     """The same as :func:`read_completions` in one pass a part, for models that take any mask.
 
     A group is one sequence: its prefix and behind it the rests of its rows, each of which sees the
-    prefix and itself, at the positions that it has behind the prefix alone.
+    prefix and itself, at the positions that it has behind the prefix alone. Gradients pass.
     """
     whole = [[*p, *c] for p, c in zip(prompts, completions, strict=True)]
     sequences = [piece for g in groups for piece in _pieces(g, whole)]

@@ -266,6 +266,20 @@ class HuggingFaceBackbone:
             raise ModelError(f"backbone {self.name!r} gave a log-probability that is no number")
         return [r for r in results if r is not None]
 
+    def packed_logits(
+        self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
+    ) -> Iterator[tuple[list[int], torch.Tensor]] | None:
+        """Logits at completions (token ids) for training, each shared prompt read once.
+
+        Gives parts as :func:`agents.backbones.decoding.read_packed`, with gradients; ``None`` if
+        nothing is shared or the model does not take what that needs.
+        """
+        whole = [[*p, *c] for p, c in zip(prompts, completions, strict=True)]
+        groups = self._groups(prompts, max(map(len, whole), default=0))
+        if not self._packs(groups):
+            return None
+        return read_packed(self.model, prompts, completions, groups, self._pad)
+
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
@@ -304,6 +318,7 @@ class HuggingFaceBackbone:
             self._packing = self._try_packing()
         return self._packing
 
+    @torch.inference_mode()
     def _try_packing(self) -> bool:
         """Score a few tokens both ways: not every model takes any mask and any positions."""
         prefix = list(range(1, 13))

@@ -231,7 +231,6 @@ def _tune_mean_field(
         prior=prior,
         args=IBTuneConfig(
             output_dir=str(folder / "checkpoints"),
-            logging_dir=str(folder / "logs"),
             relevance_weight=settings.beta,
             relevance_warmup=settings.beta_warmup,
             num_generations=settings.group,
@@ -275,10 +274,10 @@ def _tune_mean_field(
 
 def _prior(
     backbone: HuggingFaceBackbone, histories: Dataset, settings: IBTuneSettings, out: Path
-) -> Any:
+) -> HuggingFaceBackbone:
     """The model r(m): the backbone's, or one that has learned the mean fields' marginal."""
     if settings.prior == "frozen":
-        return backbone.model
+        return backbone
     written = histories["mean_field"]
     examples = list(zip(histories["prior_prompt"], written, strict=True))
     sft = settings.policy
@@ -290,7 +289,7 @@ def _prior(
         kind=MEAN_FIELD,
         described={**asdict(sft), "method": "prior", "examples": _digest(written)},
     )
-    return adapted(backbone, str(folder), MEAN_FIELD)[0].model
+    return adapted(backbone, str(folder), MEAN_FIELD)[0]
 
 
 def _validated(path: Path, validation: Validation, models: _Models) -> dict[str, float]:

@@ -11,7 +11,7 @@ same prompt. Here it is the prior r(m), which reads the bare instruction and the
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,6 +83,7 @@ class IBTuneTrainer(RLOOTrainer):  # type: ignore[misc]
 
     _tag_names = ("trl", "rloo", "ib-tune")
     _name = "IB-Tune"
+    control: Any
 
     def __init__(
         self,
@@ -91,7 +92,7 @@ class IBTuneTrainer(RLOOTrainer):  # type: ignore[misc]
         policy: BackbonePolicy,
         args: IBTuneConfig,
         train_dataset: Dataset,
-        prior: Any = None,
+        prior: HuggingFaceBackbone | None = None,
         peft_config: Any = None,
         validate: Callable[[HuggingFaceBackbone], dict[str, float]] | None = None,
         eval_dataset: Dataset | None = None,
@@ -126,8 +127,9 @@ class IBTuneTrainer(RLOOTrainer):  # type: ignore[misc]
             peft_config=peft_config,
         )
         args.beta = self.beta = weight
+        self._reference = backbone if prior is None else prior
         if weight != 0.0:
-            reference = same_weights(model if prior is None else prior).eval()
+            reference = same_weights(self._reference.model).eval()
             add_fused_lm_head(reference, temperature=self.temperature)
             self.ref_model = self.accelerator.prepare_model(reference, evaluation_mode=True)
         self.backbone = backbone
@@ -229,16 +231,47 @@ class IBTuneTrainer(RLOOTrainer):  # type: ignore[misc]
                 )
             )
             return plain
-        logps, entropies = [], []
-        step = batch_size or len(input_ids)
-        for k in range(0, len(input_ids), step):
-            part = slice(k, k + step)
-            one, other = self._under_the_grammar(
-                model, input_ids[part], attention_mask[part], logits_to_keep, compute_entropy
+        tokens, real = input_ids[:, -logits_to_keep:], attention_mask[:, -logits_to_keep:].bool()
+        states = self._grammar.states(tokens)
+        logps = torch.zeros(tokens.shape, device=tokens.device)
+        entropies = torch.zeros_like(logps)
+        for rows, logits in self._logits(model, input_ids, attention_mask, logits_to_keep):
+            # Row after row, in the order of ``rows``: the places that the logits belong to.
+            row = torch.tensor(rows, device=tokens.device).repeat_interleave(real[rows].sum(1))
+            column = torch.cat([torch.nonzero(real[i])[:, 0] for i in rows])
+            allowed = self._grammar.forbid(
+                logits.float() / self.temperature, states[row.cpu(), column.cpu()]
             )
-            logps.append(one)
-            entropies.append(other)
-        return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
+            log_p = allowed.log_softmax(-1)
+            chosen = log_p.gather(1, tokens[row, column][:, None])[:, 0]
+            logps = logps.index_put((row, column), chosen)
+            if compute_entropy:
+                entropies[row, column] = torch.special.entr(log_p.detach().exp()).sum(-1)
+        return logps, entropies if compute_entropy else None, None
+
+    def _logits(
+        self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, length: int
+    ) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """Logits ``(N, V)`` at the real ones of the last ``length`` tokens, for some rows a part.
+
+        On one device the prompt that a group of candidates shares is read once.
+        """
+        real = attention_mask.bool()
+        if self.accelerator.num_processes == 1:
+            before, after = (
+                [ids[m].tolist() for ids, m in zip(input_ids[:, part], real[:, part], strict=True)]
+                for part in (slice(None, -length), slice(-length, None))
+            )
+            reader = self._reference if model is self.ref_model else self.tuned
+            packed = reader.packed_logits(before, after)
+            if packed is not None:
+                yield from packed
+                return
+        with self.accelerator.autocast():
+            logits = model(
+                input_ids=input_ids, attention_mask=attention_mask, logits_to_keep=length + 1
+            ).logits[:, :-1]
+        yield list(range(len(input_ids))), logits[real[:, -length:]]
 
     def _behind_the_prior(
         self, completions: torch.Tensor, mask: torch.Tensor
@@ -253,34 +286,6 @@ class IBTuneTrainer(RLOOTrainer):  # type: ignore[misc]
             torch.cat([real.to(device), mask], dim=1),
         )
 
-    def _under_the_grammar(
-        self,
-        model: Any,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        length: int,
-        compute_entropy: bool,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probabilities ``(b, length)`` and entropies of the last tokens under the grammar.
-
-        Behind a completion's end they are 0.
-        """
-        assert self._grammar is not None
-        tokens, real = input_ids[:, -length:], attention_mask[:, -length:].bool()
-        with self.accelerator.autocast():
-            logits = model(
-                input_ids=input_ids, attention_mask=attention_mask, logits_to_keep=length + 1
-            ).logits[:, :-1]
-        states = self._grammar.states(tokens)
-        logits = self._grammar.forbid(logits.float() / self.temperature, states)
-        log_p = logits.log_softmax(-1)
-        chosen = log_p.gather(-1, tokens[:, :, None])[:, :, 0]
-        logps = torch.where(real, chosen, 0.0)
-        entropies = torch.zeros_like(logps)
-        if compute_entropy:
-            entropies = torch.special.entr(log_p.detach().exp()).sum(-1) * real
-        return logps, entropies
-
     # -- evaluation ------------------------------------------------------------------------
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -292,8 +297,7 @@ class IBTuneTrainer(RLOOTrainer):  # type: ignore[misc]
             metrics = {f"eval_{k}": v for k, v in self._validate(self.tuned).items()}
             self.tuned.model.train(training)
         self.log(metrics)
-        control: Any = self.callback_handler.on_evaluate(
+        self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
-        self.control = control
         return metrics
