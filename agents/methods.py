@@ -103,8 +103,8 @@ def ib_tune(backbone: Backbone, sampling: Sampling | None = None, folder: str = 
     """Both models tuned by ``mfenv train ib-tune``, whose result ``folder`` holds."""
     from agents.backbones.adapters import adapted
 
-    policy, one = adapted(backbone, _inside(folder, "policy"))
-    field, other = _tuned_mean_field(backbone, folder)
+    field, one = _tuned_mean_field(backbone, folder)
+    policy, other = adapted(backbone, _inside(folder, "policy"))
     return Method("ib-tune", _policy(policy, sampling), field, f"{one}+{other}")
 
 

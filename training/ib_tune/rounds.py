@@ -235,6 +235,7 @@ def _tune_mean_field(
             relevance_warmup=settings.beta_warmup,
             num_generations=settings.group,
             per_device_train_batch_size=settings.group * settings.histories,
+            per_device_eval_batch_size=settings.group,
             max_steps=settings.steps,
             learning_rate=settings.learning_rate,
             lr_scheduler_type="constant_with_warmup",
