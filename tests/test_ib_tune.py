@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -14,8 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
+import training.configs
 from agents.backbones.hugging_face import HuggingFaceBackbone
 from agents.backbones.sampling import Sampling
 from agents.mean_field import BackboneMeanField
@@ -29,9 +32,12 @@ from mfenv.noise import NoiseKey
 from tests import planted_facts
 from tests.planted_facts import MUSIC, WEATHER
 from tests.tiny_models import write_tiny
+from training.configs import known
 from training.datasets import mean_field_histories, policy_examples, teacher_forced
+from training.ib_tune.command import add_arguments
 from training.ib_tune.relevance import Relevance, action_log_probabilities
 from training.ib_tune.trainer import IBTuneConfig, IBTuneTrainer
+from training.sft import lora
 
 COLUMNS = ("topic", "language", "states", "actions")
 
@@ -464,3 +470,100 @@ def test_relevance_is_beta_times_the_mean_log_probability(tiny):
     mean = np.mean([s.log_probability for s in policy.score_prompts(prompts, ["a", "bc"])])
     assert reward == [pytest.approx(1.5 * mean)]
     assert logged["information/actions"] == pytest.approx(mean + 20.0)
+
+
+@pytest.mark.slow
+def test_a_full_disk_gets_one_line(world, tmp_path):
+    """A limit on the size of files stands for the disk: the system refuses to write more."""
+    script = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000)); "
+        "from mfenv.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script, *command(world, tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        timeout=250,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert run.returncode == 2, run.stderr[-2000:]
+    last = run.stderr.splitlines()[-1]
+    assert "make room and run the same command again" in last
+    assert str(tmp_path / "out") in last
+    assert not list((tmp_path / "out").glob("round-1/mean-field/mean-field"))
+
+
+@pytest.mark.slow
+def test_two_processes_tune_one_model(world, tmp_path):
+    """As ``accelerate launch`` starts them on several devices, here on two processors."""
+    out = tmp_path / "out"
+    run = subprocess.run(
+        [
+            *(sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"),
+            *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
+            *("--main_process_port", "0", "-m", "mfenv", *command(world, out, "--rounds", "1")),
+        ],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    log = json.loads((out / "ib-tune" / "mean-field" / "curves.json").read_text())
+    assert sum("relevance" in row for row in log) == 6
+    backbone = HuggingFaceBackbone.load(world / "tiny", name="tiny")
+    tuned = make_method(f"ib-tune:{out / 'ib-tune'}", backbone)
+    written = tuned.mean_field.backbone.model.state_dict()
+    assert any("lora_B" in k and v.abs().sum() > 0 for k, v in written.items())
+
+
+@pytest.mark.parametrize("name", known())
+def test_a_shipped_config_fits_its_architecture(name, tmp_path):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    argv = ["--backbone", "x", "--train", "y", "--validation", "z", "--out", "o"]
+    args = parser.parse_args([*argv, "--config", name, "--beta", "7"])
+    assert (args.r, args.alpha, args.beta) == (64, 64, 7.0)
+    large = "7b" in name
+    architecture = Qwen2Config(
+        vocab_size=512, num_hidden_layers=2, num_attention_heads=28 if large else 12,
+        num_key_value_heads=4 if large else 2, hidden_size=3584 if large else 1536,
+        intermediate_size=18944 if large else 8960, tie_word_embeddings=not large, eos_token_id=0,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        model = Qwen2ForCausalLM(architecture).to(torch.bfloat16)
+    adapted = get_peft_model(model, lora(args.r, args.alpha))
+    trained = {n.split(".")[-4] for n, p in adapted.named_parameters() if p.requires_grad}
+    assert trained == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    assert all(m.r["default"] == 64 for m in adapted.modules() if hasattr(m, "lora_A"))
+    IBTuneConfig(
+        output_dir=str(tmp_path), num_generations=args.group, learning_rate=args.learning_rate,
+        per_device_train_batch_size=args.group * args.histories, use_cpu=True, bf16=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("beta = -", "Invalid value"),
+        ("betta = 1", "'betta' is no setting; allowed: agents"),
+        ("group = 1", "'1' is not allowed"),
+        ('out = "elsewhere"', "'out' is no setting"),
+    ],
+)
+def test_a_bad_config_gets_one_line(world, tmp_path, capsys, text, words):
+    (tmp_path / "settings.toml").write_text(text)
+    assert main(command(world, tmp_path / "o", "--config", str(tmp_path / "settings.toml"))) == 2
+    printed = capsys.readouterr().err.splitlines()
+    assert words in printed[-1], printed
+
+
+@pytest.mark.parametrize("name", ["fsdp", "deepspeed-zero2"])
+def test_accelerate_reads_the_shipped_files(name):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    path = Path(training.configs.__file__).parent / f"{name}.yaml"
+    config = load_config_from_file(str(path))
+    assert config.num_processes == 4
+    assert str(config.mixed_precision) in ("bf16", "PrecisionType.BF16")

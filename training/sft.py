@@ -21,7 +21,7 @@ from typing import Any
 import datasets
 from peft import LoraConfig, PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
-from transformers import set_seed
+from transformers import Trainer, set_seed
 from trl import SFTConfig, SFTTrainer
 
 from agents.backbones.adapters import adapted, local, same_weights
@@ -32,7 +32,6 @@ from agents.policy import BackbonePolicy
 from agents.prompts import REACTION_CHARACTERS, clip
 from mfenv.cli import integer
 from mfenv.dynamics.assemble import AUTO, build_annotator, build_backbone
-from mfenv.dynamics.journal import RunLock
 from mfenv.errors import MfenvError
 from mfenv.events.event import Event
 from training.actions import (
@@ -46,7 +45,7 @@ from training.actions import (
 )
 from training.backbone import last_checkpoint
 from training.datasets import policy_examples, teacher_forced
-from training.folders import check_settings, in_one_move
+from training.folders import check_settings, in_one_move, one_run
 from training.packing import IGNORED
 
 __all__ = [
@@ -192,7 +191,7 @@ def fit_adapter(
         begin_with(trainer.model, initial)
     trainer.train(resume_from_checkpoint=last_checkpoint(out / "checkpoints"))
     with in_one_move(folder) as part:
-        export_adapter(trainer.model, part)
+        export_adapter(trainer, part)
         describe_folder(part, kind, backbone, described)
     return folder
 
@@ -221,9 +220,13 @@ def _dataset(
     )
 
 
-def export_adapter(model: PeftModel, folder: Path) -> None:
-    """Write the adapter in PEFT's format, the same bytes each time."""
-    model.save_pretrained(folder, safe_serialization=True)
+def export_adapter(trainer: Trainer, folder: Path) -> None:
+    """Write a trainer's adapter in PEFT's format, the same bytes each time."""
+    state = trainer.accelerator.get_state_dict(trainer.model)  # whole, where it was split
+    if not trainer.is_world_process_zero():
+        return
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    model.save_pretrained(folder, state_dict=state, safe_serialization=True)
     (folder / "README.md").unlink(missing_ok=True)  # a template that nobody has filled in
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text())
@@ -285,7 +288,7 @@ def run(args: argparse.Namespace) -> int:
     events = read_events(args.train)
     unseen = [] if args.validation is None else read_events(args.validation)
     backbone = local(build_backbone(args.backbone))
-    with RunLock(args.out):
+    with one_run(args.out):
         actions = _actions(args, backbone, events, None)
         folder = train(backbone, actions, settings, args.out, method=args.method)
         if unseen:

@@ -7,13 +7,16 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
+from accelerate import PartialState
+
 from agents.backbones.adapters import local
 from mfenv.cli import integer
 from mfenv.dynamics.assemble import AUTO, build_annotator, build_backbone
-from mfenv.dynamics.journal import RunLock
 from mfenv.errors import MfenvError
 from mfenv.events.event import Event
 from training.actions import read_events
+from training.configs import ConfigOption, known
+from training.folders import one_run
 from training.ib_tune.report import write_report
 from training.ib_tune.rounds import PRIORS, IBTuneSettings, tune
 from training.ib_tune.validation import Validation
@@ -31,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--train", type=Path, required=True, metavar="EVENTS", help="events to train on")
     add("--validation", type=Path, required=True, metavar="EVENTS", help="events to choose by")
     add("--out", type=Path, required=True, metavar="DIR", help="checkpoints, adapters, report")
+    add(
+        "--config",
+        action=ConfigOption,
+        metavar="FILE",
+        help=f"settings in TOML, or one of {', '.join(known())}; options behind it count more",
+    )
     add("--rounds", type=integer(1), default=d.rounds, help="at most (%(default)s)")
     add(
         "--beta",
@@ -103,6 +112,7 @@ def run(args: argparse.Namespace) -> int:
         if not value:
             given = getattr(args, name.lstrip("-").replace("-", "_"))
             raise MfenvError(f"{name} {given} is not allowed; allowed: {allowed}")
+    PartialState()  # which device is this process's, where several were launched
     backbone = local(build_backbone(args.backbone))
     settings = IBTuneSettings(
         rounds=args.rounds,
@@ -145,9 +155,10 @@ def run(args: argparse.Namespace) -> int:
         batch=args.batch,
         seed=args.seed,
     )
-    with RunLock(args.out):
+    with one_run(args.out):
         folder = tune(backbone, events, validation, annotator, settings, args.out)
-        write_report(folder, args.out, settings, backbone, len(events), len(unseen))
+        if PartialState().is_main_process:
+            write_report(folder, args.out, settings, backbone, len(events), len(unseen))
     print(f"tuned: {folder}; use it: --backbone {args.backbone} --method ib-tune:{folder}")
     return 0
 

@@ -19,7 +19,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from datasets import Dataset
+from transformers import PrinterCallback, TrainerCallback
 
 from agents.backbones.adapters import adapted
 from agents.backbones.hugging_face import HuggingFaceBackbone
@@ -121,7 +123,8 @@ def tune(
             break
     with in_one_move(result) as part:
         for name, where in (("mean-field", MEAN_FIELD.name), ("policy", ADAPTER.name)):
-            shutil.copytree(out / f"round-{best}" / name / where, part / name)
+            source = out / f"round-{best}" / name / where
+            shutil.copytree(source, part / name, dirs_exist_ok=True)
         (part / "validation.json").write_text(
             json.dumps({"rounds": figures, "chosen": best}, indent=1) + "\n"
         )
@@ -264,11 +267,13 @@ def _tune_mean_field(
         validate=lambda tuned: validation.measure(models.policy, BackboneMeanField(tuned)),
         peft_config=lora(settings.r, settings.alpha),
     )
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_Progress)
     if models.mean_field_folder is not None:
         begin_with(trainer.model, models.mean_field_folder)
     trainer.train(resume_from_checkpoint=last_checkpoint(folder / "checkpoints"))
     with in_one_move(folder / MEAN_FIELD.name) as part:
-        export_adapter(trainer.model, part)
+        export_adapter(trainer, part)
         (part / "curves.json").write_text(json.dumps(trainer.state.log_history, indent=1) + "\n")
         describe_folder(part, MEAN_FIELD, backbone, described)
 
@@ -294,10 +299,11 @@ def _prior(
 
 
 def _validated(path: Path, validation: Validation, models: _Models) -> dict[str, float]:
-    if not path.exists():
-        figures = validation.measure(models.policy, models.mean_field)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(figures, indent=1) + "\n")
+    with PartialState().main_process_first():
+        if not path.exists():
+            figures = validation.measure(models.policy, models.mean_field)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(figures, indent=1) + "\n")
     kept: dict[str, float] = json.loads(path.read_text())
     _say(f"{path.parent.name}: " + ", ".join(f"{k} {v:.4f}" for k, v in kept.items()))
     return kept
@@ -321,5 +327,21 @@ def _digest(texts: Sequence[str]) -> str:
     return "sha256:" + digest.hexdigest()[:16]
 
 
+class _Progress(TrainerCallback):  # type: ignore[misc]
+    """A line for every tenth step and every validation, in place of all figures of all steps."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if "eval_nll" in logs:
+            shown = {k.removeprefix("eval_"): v for k, v in logs.items() if k.startswith("eval_")}
+        elif "relevance" in logs and state.global_step % 10 == 0:
+            names = ("relevance", "information/actions", "information/history")
+            shown = {k: logs[k] for k in names if k in logs}
+        else:
+            return
+        figures = ", ".join(f"{k} {float(v):.3f}" for k, v in shown.items())
+        _say(f"  step {state.global_step} of {state.max_steps}: {figures}")
+
+
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    if PartialState().is_main_process:
+        print(text, file=sys.stderr, flush=True)
