@@ -24,7 +24,9 @@ from agents.backbones.sampling import Sampling
 from agents.mean_field import BackboneMeanField
 from agents.policy import BackbonePolicy
 from mfenv.cli import main
+from mfenv.distributions import shares
 from mfenv.dynamics.assemble import build_annotator, make_method
+from mfenv.dynamics.mean_field_text import parse_shares, render, with_shares
 from mfenv.errors import MfenvError
 from mfenv.events.jsonl import write_jsonl
 from mfenv.events.synthetic.generator import SyntheticSociety
@@ -274,6 +276,26 @@ def test_what_is_shared_is_read_once_and_the_gradient_is_the_same(
     assert (weights - other_weights).abs().mean() < 0.02 * args.learning_rate
 
 
+def test_the_auxiliary_loss_teaches_what_comes_next(tiny, society_histories, tmp_path):
+    """After it the mean fields that state the next distributions are likelier, also with no reward,
+    and each row's text states the shares of one of the next steps."""
+    (row,) = society_histories.select([0])
+    assert all(parse_shares(text) is not None for text in row["future"])
+    args = config(
+        tmp_path, max_steps=40, max_completion_length=90, per_device_train_batch_size=8,
+        num_generations=4, relevance_weight=0.0, beta=0.0, learning_rate=1e-2, future_weight=1.0,
+    )  # fmt: skip
+    made = trainer(tiny, society_histories, args)
+    made.train()
+    curve = [row["future"] for row in made.state.log_history if "future" in row]
+    assert len(curve) == 40
+    assert np.mean(curve[-3:]) < 0.8 * np.mean(curve[:3])
+    off = trainer(tiny, society_histories, config(tmp_path, max_steps=1, max_completion_length=90,
+                  per_device_train_batch_size=8, num_generations=4))  # fmt: skip
+    off.train()
+    assert not any("future" in row for row in off.state.log_history)
+
+
 # -- data sets ---------------------------------------------------------------------------------
 
 
@@ -293,6 +315,11 @@ def test_data_sets_are_what_the_process_would_read(tiny):
     assert len(histories) == 3 * 2
     for row in histories:
         event = events[row["event"]]
+        for k, text in enumerate(row["future"]):
+            start = 1 + 8 * (row["step"] + 1 + k)
+            real = shares(event.labels[start : start + 8])
+            assert text == with_shares(row["mean_field"], real, "en")
+            assert text.endswith(render(real, [], "en"))
         after = 1 + 8 * (row["step"] + 1)
         assert row["actions"] == list(event.posts.texts[after : after + 16])
         assert row["topic"] == event.topic

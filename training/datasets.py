@@ -13,9 +13,11 @@ from itertools import islice
 
 import datasets
 import numpy as np
+from numpy.typing import NDArray
 
 from agents.prompts import PromptFormat
 from mfenv.dynamics.assemble import ModelPair
+from mfenv.dynamics.mean_field_text import with_shares
 from mfenv.dynamics.models import ActionRequest, Annotator
 from mfenv.dynamics.process import MeanFieldProcess, ProcessSettings, advance
 from mfenv.errors import MfenvError
@@ -37,6 +39,7 @@ class Step:
     index: int
     requests: tuple[ActionRequest, ...]  # (n,) what the agents read
     texts: tuple[str, ...]  # (n,) what they wrote
+    distribution: NDArray[np.float64]  # (23,) label shares of what they wrote
     summary_prompt: str  # what the mean-field model was given after it; "" if it is no LLM
 
 
@@ -73,6 +76,7 @@ def teacher_forced(
                         record.step,
                         requests,
                         tuple(record.texts),
+                        record.distribution,
                         record.summary_prompt,
                     )
                 )
@@ -108,6 +112,7 @@ def mean_field_histories(
     *,
     seed: int,
     horizon: int = 1,
+    future: int = 4,
     limit: int | None = None,
 ) -> datasets.Dataset:
     """Histories with what follows them, one row each, in an order by ``seed``.
@@ -115,7 +120,8 @@ def mean_field_histories(
     Columns: ``prompt`` (what the mean-field model reads: topic, old mean field, latest actions),
     ``prior_prompt`` (the bare instruction and the topic), ``mean_field`` (what the model wrote),
     ``topic``, ``language``, ``states`` and ``actions`` (those of the next ``horizon`` steps, fewer
-    at an event's end), ``event``, ``step``, ``seed``.
+    at an event's end), ``future`` (the mean field with the shares of each of the next ``future``
+    steps in place of its own), ``event``, ``step``, ``seed``.
 
     Raises ``MfenvError`` if no event has two steps.
     """
@@ -133,6 +139,10 @@ def mean_field_histories(
                     "language": first.language,
                     "states": [r.state for f in following for r in f.requests],
                     "actions": [t for f in following for t in f.texts],
+                    "future": [
+                        with_shares(first.mean_field, f.distribution, first.language)
+                        for f in event[k + 1 : k + 1 + future]
+                    ],
                     "event": s.event,
                     "step": s.index,
                     "seed": seed,

@@ -29,6 +29,7 @@ __all__ = [
     "phrases",
     "render",
     "telling",
+    "with_shares",
 ]
 
 GRID: tuple[int, ...] = (0, 2, *range(5, 96, 5), 98, 100)
@@ -140,6 +141,13 @@ def render(
                 )
             )
     return "".join(parts)
+
+
+def with_shares(text: str, distribution: NDArray[np.float64], language: str) -> str:
+    """A mean field with the shares of a distribution ``(23,)`` in place of those it states."""
+    shares = render(distribution, [], language)
+    head = _HEADS[_language(language)][0]
+    return ("\n" + text).split(head)[0].removeprefix("\n").rstrip("\n") + shares
 
 
 def parse_shares(text: str) -> NDArray[np.float64] | None:

@@ -65,6 +65,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K",
         help="a mean field is to predict the next K steps (%(default)s)",
     )
+    add("--future", type=integer(1), default=d.future, metavar="K", help="(%(default)s)")
+    add(
+        "--future-weight",
+        type=float,
+        default=d.future_weight,
+        metavar="W",
+        help="of an auxiliary loss: mean fields that state the next K distributions (%(default)s)",
+    )
     add("--prior", choices=PRIORS, default=d.prior, help="r(m) (%(default)s)")
     add(
         "--repetition-penalty",
@@ -105,6 +113,7 @@ def run(args: argparse.Namespace) -> int:
     for name, value, allowed in (
         ("--beta", args.beta >= 0, "0 or more"),
         ("--beta-warmup", 0 <= args.beta_warmup <= 1, "0 to 1"),
+        ("--future-weight", args.future_weight >= 0, "0 or more"),
         ("--learning-rate", args.learning_rate > 0, "above 0"),
         ("--policy-learning-rate", args.policy_learning_rate > 0, "above 0"),
         ("--repetition-penalty", args.repetition_penalty > 0, "above 0"),
@@ -123,6 +132,8 @@ def run(args: argparse.Namespace) -> int:
         steps=args.steps,
         learning_rate=args.learning_rate,
         horizon=args.horizon,
+        future=args.future,
+        future_weight=args.future_weight,
         prior=args.prior,
         repetition_penalty=args.repetition_penalty,
         r=args.r,

@@ -66,6 +66,10 @@ class IBTuneSettings:
     """Of the mean-field model; constant after 5% of warm-up."""
     horizon: int = 1
     """Steps of the population whose actions a mean field is to predict."""
+    future: int = 4
+    """Steps whose distributions the auxiliary loss looks at."""
+    future_weight: float = 0.0
+    """Weight of the auxiliary loss (nats a token); 0 is off."""
     prior: str = "frozen"
     """One of :data:`PRIORS`."""
     repetition_penalty: float = 1.0
@@ -183,6 +187,7 @@ def _round(
             models.backbone.prompts,
             seed=seed,
             horizon=settings.horizon,
+            future=settings.future,
             limit=settings.steps * settings.histories,
         )
         _tune_mean_field(models, histories, validation, settings, seed, out)
@@ -236,6 +241,7 @@ def _tune_mean_field(
             output_dir=str(folder / "checkpoints"),
             relevance_weight=settings.beta,
             relevance_warmup=settings.beta_warmup,
+            future_weight=settings.future_weight,
             num_generations=settings.group,
             per_device_train_batch_size=settings.group * settings.histories,
             per_device_eval_batch_size=settings.group,

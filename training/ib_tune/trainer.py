@@ -44,6 +44,13 @@ class IBTuneConfig(RLOOConfig):  # type: ignore[misc]
         default=0.0,
         metadata={"help": "share of the steps in which β rises linearly from 0"},
     )
+    future_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "weight of the auxiliary loss, the likelihood of mean fields that state the "
+            "distributions of the next steps (nats a token); 0 is off"
+        },
+    )
     beta: float = field(
         default=1.0,
         metadata={"help": "weight of log q(m|X) − log r(m); 1 is the objective"},
@@ -60,6 +67,10 @@ class IBTuneConfig(RLOOConfig):  # type: ignore[misc]
         if self.relevance_weight < 0:
             raise MfenvError(
                 f"relevance_weight {self.relevance_weight} is not allowed; allowed: 0 or more"
+            )
+        if self.future_weight < 0:
+            raise MfenvError(
+                f"future_weight {self.future_weight} is not allowed; allowed: 0 or more"
             )
         if not 0 <= self.relevance_warmup <= 1:
             raise MfenvError(
@@ -202,7 +213,39 @@ class IBTuneTrainer(RLOOTrainer):  # type: ignore[misc]
             metrics = self._metrics["train" if self.model.training else "eval"]
             length = metrics["completions/mean_length"][-1]
             metrics["information/history"].append(metrics["kl"][-1] * length)
+        if self.args.future_weight > 0:
+            texts = [x["future"][i % len(x["future"])] for i, x in enumerate(inputs)]
+            ids = [torch.tensor(self.backbone.completion_ids(t)) for t in texts]
+            real = pad([torch.ones_like(x) for x in ids], padding_value=0)
+            output["future_ids"] = pad(ids, padding_value=self._tokenizer.pad_token_id)
+            output["future_mask"] = real
         return output
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        loss: torch.Tensor = super()._compute_loss(model, inputs)
+        if "future_ids" in inputs:
+            nats = self._future_loss(model, inputs)
+            mode = "train" if self.model.training else "eval"
+            self._metrics[mode]["future"].append(float(nats.detach()))
+            loss = loss + self.args.future_weight * nats
+        return loss
+
+    def _future_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        """-log q (nats a token) of mean fields that state what comes next, behind the histories.
+
+        The long-horizon consistency of MF-MDP (arXiv 2604.05516) in the mean field's own words:
+        each candidate's row takes another of the next K steps.
+        """
+        device = inputs["prompt_ids"].device
+        ids, real = inputs["future_ids"].to(device), inputs["future_mask"].to(device)
+        logps, _, _ = self._get_per_token_logps_and_entropies(
+            model,
+            torch.cat([inputs["prompt_ids"], ids], dim=1),
+            torch.cat([inputs["prompt_mask"], real], dim=1),
+            ids.shape[1],
+        )
+        nats: torch.Tensor = -(logps * real).sum() / real.sum()
+        return nats
 
     def _get_per_token_logps_and_entropies(
         self,
