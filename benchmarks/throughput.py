@@ -39,7 +39,7 @@ HELP = "measure decisions a second beside a plain loop and bare generation"
 
 _SOCIETY = 9  # of no shipped model's training
 _BESIDE = 16  # worlds of the reference, the floor and the scoring
-_PAIRS = 3  # of engine and floor a round
+_PAIRS = 4  # of engine and floor a round; even, so that each goes first as often
 _METHOD = "mf"
 
 
