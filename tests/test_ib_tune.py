@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import html
 import json
 import os
 import signal
@@ -437,6 +438,11 @@ def test_its_result_is_a_method(world, tuned, tmp_path, capsys):
     assert "IB-Tune adapters" in card
     page = (tuned.parent / "report.html").read_text()
     assert "data:image/png;base64," in page
+    samples = json.loads((tuned.parent / "samples.json").read_text())
+    assert [len(samples[k]) for k in ("untuned", "tuned")] == [2, 2]
+    assert all(
+        html.escape(text) in page for rows in samples.values() for row in rows for text in row
+    )
     log = json.loads((tuned / "mean-field" / "curves.json").read_text())
     keys = {k for row in log for k in row}
     assert {"information/history", "information/actions", "relevance", "reward", "kl",

@@ -59,7 +59,8 @@ def write_report(
     ]
     (folder / "README.md").write_text(_card(lines, found, settings), encoding="utf-8")
     path = out / "report.html"
-    path.write_text(_page(lines, found, curves, settings), encoding="utf-8")
+    samples = json.loads((out / "samples.json").read_text(encoding="utf-8"))
+    path.write_text(_page(lines, found, curves, samples, settings), encoding="utf-8")
     return path
 
 
@@ -104,6 +105,7 @@ def _page(
     lines: Sequence[str],
     found: Mapping[str, Any],
     curves: Sequence[Sequence[Mapping[str, Any]]],
+    samples: Mapping[str, Sequence[Sequence[str]]],
     settings: IBTuneSettings,
 ) -> str:
     def table(rows: Sequence[Sequence[str]], tag: str = "td") -> str:
@@ -112,6 +114,10 @@ def _page(
             for row in rows
         )
 
+    written = [
+        (topic, before, after)
+        for (topic, before), (_, after) in zip(samples["untuned"], samples["tuned"], strict=True)
+    ]
     picture = base64.b64encode(_picture(curves)).decode()
     shown = [(k, str(v)) for k, v in asdict(settings).items()]
     return f"""<!doctype html>
@@ -120,6 +126,7 @@ def _page(
 body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto }}
 table {{ border-collapse: collapse; margin: 1rem 0 }}
 td, th {{ padding: .2rem .8rem .2rem 0; text-align: left; border-bottom: 1px solid #ddd }}
+td {{ vertical-align: top; white-space: pre-line }}
 img {{ max-width: 100% }}
 </style></head><body>
 <h1>IB-Tune</h1>
@@ -130,6 +137,9 @@ saves; KL of short rollouts; characters of a mean field.</p>
 <table>{table([("model", *_TABLE)], "th")}{table(_rows(found))}</table>
 <h2>Curves</h2>
 <img alt="curves of the training" src="data:image/png;base64,{picture}">
+<h2>Mean fields</h2>
+<p>After the warm-up of some validation events.</p>
+<table>{table([("topic", "untuned", "tuned")], "th")}{table(written)}</table>
 <h2>Settings</h2>
 <table>{table(shown)}</table>
 </body></html>

@@ -125,9 +125,21 @@ def tune(
             best = number
         else:
             break
+    folders = {
+        "mean-field": out / f"round-{best}" / "mean-field" / MEAN_FIELD.name,
+        "policy": out / f"round-{best}" / "policy" / ADAPTER.name,
+    }
+    if PartialState().is_main_process:
+        tuned = _Models(backbone, folders["mean-field"], folders["policy"])
+        rows = {
+            name: validation.samples(m.policy, m.mean_field)
+            for name, m in (("untuned", _Models(backbone, None, None)), ("tuned", tuned))
+        }
+        # Beside the result and not in it: they quote people.
+        text = json.dumps(rows, ensure_ascii=False, indent=1)
+        (out / "samples.json").write_text(text + "\n", encoding="utf-8")
     with in_one_move(result) as part:
-        for name, where in (("mean-field", MEAN_FIELD.name), ("policy", ADAPTER.name)):
-            source = out / f"round-{best}" / name / where
+        for name, source in folders.items():
             shutil.copytree(source, part / name, dirs_exist_ok=True)
         (part / "validation.json").write_text(
             json.dumps({"rounds": figures, "chosen": best}, indent=1) + "\n"

@@ -57,6 +57,21 @@ class Validation:
             "mean_field_characters": float(np.mean([len(a.mean_field) for a in read])),
         }
 
+    def samples(
+        self, policy: BackbonePolicy, mean_field: BackboneMeanField, count: int = 3
+    ) -> list[tuple[str, str]]:
+        """Topics of some events, and the mean field that the first ``warmup`` people lead to."""
+        played = teacher_forced(
+            self.events[:count],
+            Method("mf", policy, mean_field),
+            self.annotator,
+            agents=self.warmup + self.batch,
+            batch=self.batch,
+            seed=self.seed,
+        )
+        last = [steps[-1].requests[0] for steps in played]
+        return [(r.topic, r.mean_field) for r in last]
+
     def _actions(self, policy: BackbonePolicy, mean_field: BackboneMeanField) -> list[RealAction]:
         steps = teacher_forced(
             self.events,
