@@ -600,3 +600,31 @@ def test_accelerate_reads_the_shipped_files(name):
     config = load_config_from_file(str(path))
     assert config.num_processes == 4
     assert str(config.mixed_precision) in ("bf16", "PrecisionType.BF16")
+
+
+@pytest.mark.slow
+def test_a_learned_prior_and_the_other_options(world, tmp_path):
+    out = tmp_path / "out"
+    options = ["--rounds", "1", "--prior", "marginal", "--horizon", "2", "--future-weight", "0.5"]
+    assert main(command(world, out, *options, "--beta-warmup", "0.5")) == 0
+    log = json.loads((out / "ib-tune" / "mean-field" / "curves.json").read_text())
+    weights = [row["relevance_weight"] for row in log if "relevance_weight" in row]
+    assert weights == pytest.approx([0.0, 100 / 3, 200 / 3, 100.0, 100.0, 100.0], rel=1e-3)
+    assert all(row["future"] > 0 for row in log if "relevance" in row)
+    prior = json.loads((out / "round-1" / "prior" / "mean-field" / "mfenv.json").read_text())
+    assert prior["training"]["method"] == "prior"
+
+
+def test_all_weights_can_be_trained(weather, tmp_path):
+    histories = with_bare(planted_facts.histories(weather, 16, seed=4), weather)
+    before = {k: v.clone() for k, v in weather.model.state_dict().items()}
+    made = IBTuneTrainer(
+        weather,
+        policy=BackbonePolicy(weather),
+        args=config(tmp_path, max_steps=2, relevance_weight=10.0),
+        train_dataset=histories,
+    )
+    made.train()
+    after = made.tuned.model.state_dict()
+    assert any(not torch.equal(after[k], v) for k, v in before.items())
+    assert all(torch.equal(weather.model.state_dict()[k], v) for k, v in before.items())

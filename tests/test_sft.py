@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 from agents.backbones.adapters import adapted
 from agents.backbones.hugging_face import HuggingFaceBackbone
 from agents.backbones.sampling import Sampling
+from agents.mean_field import BackboneMeanField
 from agents.policy import BackbonePolicy
 from mfenv.cli import main
 from mfenv.dynamics.assemble import make_method, method_names
@@ -242,3 +243,18 @@ def test_simulate_and_fidelity_run_it(weights, adapter, tmp_path, capsys):
     assert {"state", "sft"} < set(found["kl"])
     assert found["methods"][1].startswith("sft@sha256:")
     assert found["nll"]["sft"]["minus_baseline_per_token"]["high"] < -1
+
+
+def test_with_a_mean_field_it_reads_what_the_backbone_writes(weights, tmp_path, capsys):
+    write_jsonl(planted_events(2, by="state", posts=40), tmp_path / "events.jsonl")
+    events, out = str(tmp_path / "events.jsonl"), tmp_path / "out"
+    argv = ["train", "sft", "--backbone", f"hf:{weights}", "--train", events, "--method", "mf"]
+    argv += ["--validation", events, "--out", str(out), "--steps", "4", "--r", "4", "--batch", "4"]
+    assert main(argv) == 0
+    figures = json.loads((out / "validation.json").read_text())
+    assert list(figures) == ["mf", "sft"]
+    assert figures["mf"]["difference_per_action"] == 0
+    method = make_method(f"sft:{out / 'adapter'}", HuggingFaceBackbone.load(weights, name="tiny"))
+    assert isinstance(method.mean_field, BackboneMeanField)
+    assert method.mean_field.backbone is not method.policy.backbone
+    assert "--method sft:" in capsys.readouterr().out
