@@ -106,14 +106,16 @@ def _data(seed: int = 0) -> tuple[Annotated, np.ndarray, Unlabelled, np.ndarray]
     return annotated, events % 2, Unlabelled(more_topics, more_texts, nothing, nothing), truth
 
 
-def _label(encoder: Path, work: Path, settings: TeacherSettings = _SETTINGS) -> dict[str, Pseudo]:
+def _label(
+    encoder: Path, work: Path, settings: TeacherSettings = _SETTINGS, *, only: str | None = None
+) -> dict[str, Pseudo]:
     annotated, folds, unlabelled, _ = _data()
     return label_by_fold(
         encoder,
         {"en": annotated, "zh": annotated.part(np.arange(90))},
         {"en": folds, "zh": folds[:90]},
         {"en": unlabelled, "zh": unlabelled},
-        {"en": 300, "zh": 40},
+        {x: n for x, n in {"en": 300, "zh": 40}.items() if only in (None, x)},
         work,
         seed=0,
         settings=settings,
@@ -150,7 +152,11 @@ def test_teacher_recovers_planted_rules_and_resumes(
         np.testing.assert_array_equal(found[language].by_fold, again[language].by_fold)
         np.testing.assert_array_equal(found[language].held_out, again[language].held_out)
     # With everything on disk nothing is trained; with other settings nothing is taken from there.
-    _label(encoder, tmp_path)
+    # One language alone has the same teachers.
+    alone = _label(encoder, tmp_path, only="zh")
+    assert list(alone) == ["zh"]
+    np.testing.assert_array_equal(alone["zh"].by_fold, found["zh"].by_fold)
+    np.testing.assert_array_equal(alone["zh"].held_out, found["zh"].held_out)
     assert trained == [1]
     _label(encoder, tmp_path, replace(_SETTINGS, epochs=1))
     assert trained == [1, 0, 1]

@@ -169,11 +169,14 @@ def test_what_is_shipped_computes_what_was_trained(width: int, tmp_path: Path) -
         expected = student(*examples.inputs(rows)).numpy()
     network = model._network(student)
     np.testing.assert_allclose(network.logits(features)[rows], expected, atol=1e-4)
+    # A text of no words has fewer tokens than the farthest layer looks away.
+    alone = network.logits(featurise(["x"], [""], "en"))
+    np.testing.assert_allclose(alone[0], expected[rows == 40][0], atol=1e-4)
     flat, square = np.zeros(N_LABELS), np.zeros((N_LABELS, N_LABELS))
     save(Trained(network, Head(flat, flat, square, square), square), "en", tmp_path)
     stored = ClassifierAnnotator.load(tmp_path).networks["en"]
     assert (stored.reader is None) == (width == 0)
-    # Tables are rounded to 8 bits a number and the reader's other weights to 16.
+    # Tables are rounded to 8 bits a number, the reader's other weights and the widest matrix to 16.
     np.testing.assert_allclose(stored.logits(features)[rows], expected, atol=0.05)
 
 

@@ -74,13 +74,14 @@ class Settings:
     width: int = 16
     reader_bits: int = 14
     reader_width: int = 64  # 0: no reader
+    hidden: int = 128
     pretrain: int = 450_000  # for the encoder and the reader; 0: both do without
     rare: int = 25
-    distil: int = 140_000  # for each student
-    sentence: int = 32_768  # of these by the sentence encoder too, if there is one
+    distil: int = 327_680  # for each student; those that both teachers label count twice
+    sentence: int = 163_840  # labelled by the sentence encoder too, if there is one
     folds: int = 3
     held: int = 2  # folds that are left out in turn to measure calibration
-    epochs: int = 4
+    epochs: int = 3
     seed: int = 0
 
 
@@ -200,6 +201,7 @@ def train_language(
         width=settings.width,
         reader_bits=settings.reader_bits,
         reader_width=settings.reader_width,
+        hidden=settings.hidden,
         epochs=settings.epochs,
     )
     if settings.pretrain:
@@ -268,8 +270,8 @@ def train_language(
         soft=_confusion(p, labels),
     )
     by = {"student": decide(p, offsets), "teacher": decide(taught, tune_offsets(taught, labels))}
-    for name in ("train", "validation"):
-        rows = known.splits == name
+    for name in ("train", "validation", "both"):
+        rows = np.ones(len(labels), dtype=bool) if name == "both" else known.splits == name
         for who, decided in by.items():
             if rows.any():
                 of = [kappa(labels[rows, d], decided[rows, d]) for d in range(len(DIMENSIONS))]
@@ -288,7 +290,8 @@ def save(trained: Trained, language: str, folder: Path) -> Path:
     tensors: dict[str, NDArray[np.generic]] = {}
     tables = {"table": network.table, "topic_table": network.topic_table}
     parts: list[tuple[object, tuple[str, ...], type[np.floating[Any]]]] = [
-        (network, ("hidden", "hidden_bias", "output", "skip", "bias"), np.float32),
+        (network, ("hidden",), np.float16),
+        (network, ("hidden_bias", "output", "skip", "bias"), np.float32),
         (head, ("offsets", "prior", "hard", "soft"), np.float32),
     ]
     if network.reader is not None:
@@ -317,6 +320,7 @@ _LANGUAGE_SETTINGS = {
         bits=15,
         width=24,
         reader_width=0,
+        hidden=64,
         rare=8,
         epochs=8,
         distil=75_000,
@@ -385,7 +389,11 @@ def _sentence_teacher(
     from training.annotator_teacher import label_by_fold
 
     begun = time.monotonic()
-    known = {x: known_folds(annotated[x], s) for x, s in settings.items()}
+    # It learns from all languages, so that training one alone has the same teachers.
+    known = {
+        x: known_folds(annotated[x], replace(s, seed=args.seed))
+        for x, s in _LANGUAGE_SETTINGS.items()
+    }
     return label_by_fold(
         args.encoder,
         {x: part for x, (part, _) in known.items()},
@@ -394,7 +402,7 @@ def _sentence_teacher(
         {x: s.sentence for x, s in settings.items()},
         args.work,
         seed=args.seed,
-        held=max(s.held for s in settings.values()),
+        held=max(s.held for s in _LANGUAGE_SETTINGS.values()),
         say=lambda text: print(
             f"{time.monotonic() - begun:6.0f} s  {text}", file=sys.stderr, flush=True
         ),

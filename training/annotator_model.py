@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from agents.annotators.classifier import DILATIONS, Network, Reader, softmax
+from agents.annotators.classifier import Network, Reader, softmax
 from agents.annotators.features import FORM_FEATURES, LANGUAGES, Features, featurise
 from agents.annotators.ngrams import Bags, Tokens, bags, encode_texts, own_words, tokens
 from mfenv.labels import DIMENSIONS, N_LABELS, SLICES, Labels, one_hot
@@ -314,10 +314,11 @@ class StudentSettings:
     topic_width: int = 12
     reader_bits: int = 14
     reader_width: int = 64  # 0: no reader
+    layers: int = 3
     heads: int = 4
     key: int = 8
     value: int = 24
-    hidden: int = 64
+    hidden: int = 128
     epochs: int = 4
     batch: int = 512
     annotated_batch: int = 64
@@ -338,7 +339,7 @@ class _Reader(torch.nn.Module):
         self.table = torch.nn.EmbeddingBag(1 << s.reader_bits, d, mode="sum")
         torch.nn.init.normal_(self.table.weight, 0, 0.3)
         self.quoted = torch.nn.Parameter(torch.zeros(d))
-        self.near = torch.nn.ModuleList(torch.nn.Linear(3 * d, d) for _ in DILATIONS)
+        self.near = torch.nn.ModuleList(torch.nn.Linear(3 * d, d) for _ in range(s.layers))
         self.key = torch.nn.Linear(d, s.heads * s.key, bias=False)
         self.value = torch.nn.Linear(d, s.heads * s.value, bias=False)
         self.query = torch.nn.Linear(s.topic_width, s.heads * s.key)
@@ -357,7 +358,8 @@ class _Reader(torch.nn.Module):
         x = self.table(index) + quoted[:, None] * self.quoted
         if self.training:
             x = x * ((torch.rand(len(x), 1) > self.drop) / (1 - self.drop))
-        for step, near in zip(DILATIONS, self.near, strict=True):
+        for layer, near in enumerate(self.near):
+            step = 1 << layer
             same = (row[step:] == row[:-step])[:, None]
             side = x.new_zeros(min(step, len(x)), x.shape[1])
             left = torch.cat([side, x[:-step] * same])
@@ -584,7 +586,7 @@ def _network(model: _Student) -> Network:
 
     reader = None
     if model.reader is not None:
-        near = [f"reader.near.{i}" for i in range(len(DILATIONS))]
+        near = [f"reader.near.{i}" for i in range(len(model.reader.near))]
         reader = Reader(
             table=weights["reader.table.weight"],
             quoted=vector("reader.quoted"),

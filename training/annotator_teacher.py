@@ -14,6 +14,7 @@ import copy
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -330,9 +331,10 @@ def label_by_fold(
     """Train a teacher for each fold, and label ``counts`` unlabelled reactions of each language.
 
     ``annotated`` are the reactions to learn from, ``folds`` ``(n,)`` their folds, of which the
-    first ``held`` (default: all) are left out in turn. What is done is
-    kept in a folder in ``work`` whose name depends on the data, the encoder and the settings, so
-    the same call resumes. Returns what the teachers say, by language.
+    first ``held`` (default: all) are left out in turn. The teachers learn all of them, whichever
+    languages ``counts`` names. What is done is kept in a folder in ``work`` whose name depends on
+    the annotated data, the encoder and the settings, so the same call resumes. Returns what the
+    teachers say, by the languages of ``counts``.
     """
     from safetensors.torch import load_file, save_file
 
@@ -352,29 +354,37 @@ def label_by_fold(
     language = np.repeat(np.arange(len(names)), [len(annotated[name].texts) for name in names])
     fold = np.concatenate([folds[name] for name in names])
     target = np.concatenate([one_hot(annotated[name].labels) for name in names])
-    inputs = _inputs(encoder, topics, texts, language)
-    say(f"sentence encoder: {len(texts)} annotated reactions read; work is kept in {work}")
+
+    @cache
+    def inputs() -> _Inputs:  # what it holds is large, and a run that resumes may do without
+        read = _inputs(encoder, topics, texts, language)
+        say(f"sentence encoder: {len(texts)} annotated reactions read; work is kept in {work}")
+        return read
+
     models: list[_Upper] = []
     held_out = np.zeros((len(texts), N_LABELS))
     for k in range(held or int(fold.max()) + 1):
-        path = work / f"fold-{k}.safetensors"
+        path, said = work / f"fold-{k}.safetensors", work / f"held-{k}.npy"
         if path.is_file():
             model = _Upper(encoder, np.ones((len(names), N_LABELS)))
             model.load_state_dict(load_file(path))
             model.eval()
         else:
-            model = _fit(encoder, inputs, np.flatnonzero(fold != k), target, seed + k)
+            model = _fit(encoder, inputs(), np.flatnonzero(fold != k), target, seed + k)
             save_file(model.state_dict(), work / "unfinished")
             (work / "unfinished").replace(path)
         model = model.to(torch.bfloat16)
         rows = np.flatnonzero(fold == k)
-        held_out[rows] = _probabilities([model], inputs, rows)[0]
+        if not said.is_file():
+            np.save(work / "unfinished.npy", _probabilities([model], inputs(), rows)[0])
+            (work / "unfinished.npy").replace(said)
+        held_out[rows] = np.load(said)
         say(f"sentence teacher of fold {k + 1}")
         models.append(model)
 
     out = {}
-    for i, name in enumerate(names):
-        pool = unlabelled[name]
+    for name in sorted(counts):
+        i, pool = names.index(name), unlabelled[name]
         places = np.random.default_rng(seed).permutation(len(pool.texts))[: counts[name]]
         parts = []
         for start in range(0, len(places), _CHUNK):

@@ -27,7 +27,6 @@ from mfenv.errors import ModelError
 from mfenv.labels import DIMENSIONS, N_DIMENSIONS, N_LABELS, SLICES, Labels, one_hot
 
 __all__ = [
-    "DILATIONS",
     "READER_PARTS",
     "WEIGHTS",
     "ClassifierAnnotator",
@@ -117,9 +116,6 @@ class Head:
 READER_PARTS = ("quoted", "near", "near_bias", "key", "value", "query", "query_bias")
 """Arrays of a reader beside its table, as they are stored."""
 
-DILATIONS = (1, 2)
-"""How far each layer of a reader looks to both sides."""
-
 
 @dataclass(frozen=True, slots=True)
 class Reader:
@@ -127,9 +123,9 @@ class Reader:
 
     ``table`` ``(2^reader_bits, d)`` embeds the hashes of tokens, ``quoted`` ``(d,)`` is added where
     one stands in the topic too; ``near`` ``(layers, 3d, d)`` with ``near_bias`` sees a token and
-    its neighbours at the distance of :data:`DILATIONS`; ``key`` ``(d, heads * q)`` is compared with
-    the topic's ``query`` ``(t, heads * q)`` plus ``query_bias`` ``(heads, q)``, and ``value`` ``(d,
-    heads * v)`` is averaged accordingly.
+    those ``2^layer`` before and after it; ``key`` ``(d, heads * q)`` is compared with the topic's
+    ``query`` ``(t, heads * q)`` plus ``query_bias`` ``(heads, q)``, and ``value`` ``(d, heads *
+    v)`` is averaged accordingly.
     """
 
     table: NDArray[np.float32]
@@ -147,7 +143,8 @@ class Reader:
         for hashes in tokens.hashes.T:
             x += _rows(hashes, self.table)
         row = tokens.row
-        for step, near, bias in zip(DILATIONS, self.near, self.near_bias, strict=True):
+        for layer, (near, bias) in enumerate(zip(self.near, self.near_bias, strict=True)):
+            step = 1 << layer
             same = (row[step:] == row[:-step])[:, None]
             left, right = np.zeros_like(x), np.zeros_like(x)
             np.multiply(x[:-step], same, out=left[step:])
