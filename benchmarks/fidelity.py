@@ -135,9 +135,7 @@ def sample(
 
     With ``half`` those of one half of the events, in the order of their hashes.
     """
-    long = sorted(
-        (e for e in events if len(e.posts) >= min_posts), key=lambda e: _hash(e.event_id)
-    )
+    long = sorted((e for e in events if len(e.posts) >= min_posts), key=lambda e: _hash(e.event_id))
     if half is not None:
         middle = (len(long) + 1) // 2
         long = long[:middle] if half == HALVES[0] else long[middle:]

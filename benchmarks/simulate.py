@@ -455,7 +455,7 @@ def simulate(
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The two models of a method, a hash of what it has learned beside its backbone, calibration."""
+    """The two models of a method, a hash of what it has learned, and its calibration."""
 
     policy: PolicyModel
     mean_field: MeanFieldModel
@@ -463,7 +463,7 @@ class Pair:
     calibration: Calibration | None = None
 
     def identity(self, name: str) -> str:
-        """The method's name with that hash: what a run is only continued with."""
+        """The method's name with the hash: what a run is only continued with."""
         return f"{name}@{self.revision}" if self.revision else name
 
 

@@ -73,8 +73,8 @@ def calibration_of(method: str) -> Calibration | None:
         name, _, value = part.partition("=")
         if name not in kinds or name in settings:
             raise MfenvError(
-                f"method {method!r}: {part!r} is not allowed behind +cal; allowed: NAME=VALUE, each "
-                f"once, with NAME one of {', '.join(kinds)}"
+                f"method {method!r}: {part!r} is not allowed behind +cal; allowed: NAME=VALUE, "
+                f"each once, with NAME one of {', '.join(kinds)}"
             )
         try:
             settings[name] = kinds[name](value)
@@ -126,8 +126,9 @@ def build_backbone(name: str) -> Any:
 def build_method(method: str, backbone: str) -> ModelPair:
     """The policy and mean-field model of a method on a backbone, both by name.
 
-    A method's calibration is no part of them, see :func:`calibration_of`. Equal names give the same models, so that :func:`mfenv.dynamics.process.advance` hands the
-    requests of many processes to them in one call.
+    A calibration is no part of them, see :func:`calibration_of`. Equal names give the same models,
+    so that :func:`mfenv.dynamics.process.advance` hands the requests of many processes to them in
+    one call.
     """
     return make_method(method, build_backbone(backbone))
 

@@ -14,8 +14,8 @@ it has them. The reference c decides how much of the model's own movement is kep
 
 - While nobody intervenes c follows q, but no further from q0 than ``band`` in total variation. What
   the model wanders within the band is pulled back to r with weight w: the target is then the
-  posterior mean of a Dirichlet prior with the model's shares and ``shrinkage`` pseudo-counts after n
-  real reactions. What goes beyond the band is a turn, and is kept whole.
+  posterior mean of a Dirichlet prior with the model's shares and ``shrinkage`` pseudo-counts after
+  n real reactions. What goes beyond the band is a turn, and is kept whole.
 - From the first intervention on c stays where it was before it. The warm-up knows nothing of an
   intervention, so the model's whole response is kept.
 

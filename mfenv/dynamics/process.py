@@ -374,7 +374,7 @@ class MeanFieldProcess:
             else _read_only(np.array(snapshot["everybody"], dtype=np.int8)),
             evidence=None
             if self.calibration is None
-            else Evidence(*_frozen(snapshot["evidence"]), disturbed=bool(snapshot["disturbed"])),
+            else Evidence(*_frozen(snapshot["evidence"]), bool(snapshot["disturbed"])),
         )
 
 
@@ -546,8 +546,8 @@ class _Step:
         u = candidate_uniforms(self.seed, self.agents[own], self.index, self.calibration.draws)
         offered = labels.reshape(len(own), m, N_DIMENSIONS)
         for k, (i, j) in enumerate(zip(own, choose(offered, target, u), strict=True)):
-            chosen = self.candidates[k * m + j]
-            self.texts[i], self.prompts[i], self.labels[i] = chosen.text, chosen.prompt, offered[k, j]
+            chosen, self.labels[i] = self.candidates[k * m + j], offered[k, j]
+            self.texts[i], self.prompts[i] = chosen.text, chosen.prompt
 
     def _think(
         self, drawn: NDArray[np.int8], perceived: Floats, weights: Floats, rate: float
