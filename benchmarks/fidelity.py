@@ -69,6 +69,13 @@ Run = Sequence[StepRecord]
 HALVES = ("first", "second")
 """Halves of the events that are long enough, in the order of their hashes."""
 
+_CALIBRATED = (
+    "- `+cal`: calibrated in the warm-up. The reactions of a step are chosen jointly, so their "
+    "shares have less sampling noise than independent reactions (those of the other methods and of "
+    "the baselines), and the squared error, which subtracts that of independent ones, is too low. "
+    "With `+cal+draws=1` they are chosen independently. The likelihood is that of the policy model.",
+)
+
 _BOOTSTRAP_STREAM = 7003
 _BLOCK = 8  # cases whose teacher-forced steps are scored together, and kept together
 
@@ -669,6 +676,7 @@ def _markdown(result: Mapping[str, Any]) -> str:
         f"SHA-256 `{cases['sha256'][:16]}…`",
         f"- Backbone: {backbones}",
         f"- Methods: {', '.join(result['methods'])}",
+        *(_CALIBRATED if any("+cal" in method for method in result["methods"]) else ()),
         f"- Annotator: {result['annotator']}; sampling: {settings['sampling']}; batch "
         f"{settings['batch']}; seeds 0 to {settings['seeds'] - 1}",
         f"- {result['decisions']:,} decisions in {result['seconds']:,.0f} s on {result['machine']}",

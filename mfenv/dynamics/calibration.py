@@ -116,7 +116,7 @@ class Evidence:
         shown, simulated, own = self.real, self.simulated, self.own
         if real is not None:
             shown, simulated = shown + real, simulated + candidates
-        if not self.disturbed and candidates.any():
+        if not self.disturbed:
             own = (1 - rate) * own + rate * normalise(candidates)
         return Evidence(shown, simulated, own, self.disturbed)
 
