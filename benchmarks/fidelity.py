@@ -73,7 +73,7 @@ _CALIBRATED = (
     "- `+cal`: calibrated in the warm-up. The reactions of a step are chosen jointly, so their "
     "shares have less sampling noise than independent reactions (those of the other methods and of "
     "the baselines), and the squared error, which subtracts that of independent ones, is too low. "
-    "With `+cal+draws=1` they are chosen independently. The likelihood is that of the policy model.",
+    "With `+cal+draws=1` they are chosen independently. Its likelihood is the policy model's.",
 )
 
 _BOOTSTRAP_STREAM = 7003
