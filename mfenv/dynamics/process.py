@@ -372,9 +372,7 @@ class MeanFieldProcess:
             opinions=None
             if self.opinion_model is None
             else _read_only(np.array(snapshot["everybody"], dtype=np.int8)),
-            evidence=None
-            if self.calibration is None
-            else Evidence(*_frozen(snapshot["evidence"]), bool(snapshot["disturbed"])),
+            evidence=None if self.calibration is None else _evidence(snapshot),
         )
 
 
@@ -797,6 +795,11 @@ def _fingerprint(event: Event, settings: ProcessSettings) -> str:
     if event.posts.profiles is not None:
         digest.update(repr(list(event.posts.profiles[:n])).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()[:16]
+
+
+def _evidence(snapshot: Mapping[str, Any]) -> Evidence:
+    real, simulated, own = _frozen(snapshot["evidence"])
+    return Evidence(real, simulated, own, bool(snapshot["disturbed"]))
 
 
 def _read_only(array: NDArray[Any]) -> NDArray[Any]:
