@@ -345,6 +345,8 @@ def run(args: argparse.Namespace) -> int:
                 f"{process.agents} reactions of --warmup and --horizon"
             )
         cases = sample(events, args.events, args.min_posts, args.half)
+    elif args.half is not None:
+        raise MfenvError("--half is for weibo; the streams of pheme are all measured")
     else:
         cases = [case for event in events for case in segments(event, process.agents)]
     if len({case.group for case in cases}) < 2:

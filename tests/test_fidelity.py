@@ -213,6 +213,7 @@ def test_killed_and_repeated_it_gives_the_same_table(env, data, tmp_path):
         (("weibo", "--min-posts", "72"), ("more than the 72",)),
         (("weibo", "--baseline", "none"), ("--baseline", "toy-deaf")),
         (("weibo", "--half", "third"), ("'first', 'second'",)),
+        (("pheme", "--half", "first"), ("--half is for weibo",)),
         (("weibo", "--methods", "toy+cal+draws=0,toy-deaf"), ("toy+cal+draws=0", "1 or more")),
         (("twitter",), ("'weibo', 'pheme'",)),
     ],
