@@ -37,6 +37,7 @@ PERSISTENCE, FLOOR = "persistence", "noise floor"
 _FLOOR_STREAM = 7002
 FORECASTERS: dict[str, tuple[Callable[[Labels, int, np.random.Generator], Labels], int]] = {
     PERSISTENCE: (metrics.persistence, 7001),
+    "rotation": (metrics.rotation, 7007),
     "smoothing": (metrics.smoothing, 7005),
     "drift": (metrics.drift, 7006),
 }

@@ -66,6 +66,16 @@ HELP = "measure how close simulated populations come to real ones"
 Floats = NDArray[np.float64]
 Run = Sequence[StepRecord]
 
+HALVES = ("first", "second")
+"""Halves of the events that are long enough, in the order of their hashes."""
+
+_CALIBRATED = (
+    "- `+cal`: calibrated in the warm-up. The reactions of a step are chosen jointly, so their "
+    "shares have less sampling noise than independent reactions (those of the other methods and of "
+    "the baselines), and the squared error, which subtracts that of independent ones, is too low. "
+    "With `+cal+draws=1` they are chosen independently. Its likelihood is the policy model's.",
+)
+
 _BOOTSTRAP_STREAM = 7003
 _BLOCK = 8  # cases whose teacher-forced steps are scored together, and kept together
 
@@ -92,6 +102,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="weibo: events with at least that many posts (%(default)s)",
     )
     add(
+        "--half",
+        choices=HALVES,
+        help="weibo: sample from one half of those events only, to choose settings on one and to "
+        "confirm them on the other (all)",
+    )
+    add(
         "--backbone",
         metavar="NAME",
         help="language model; {event} stands for the stream that it was not trained on "
@@ -101,7 +117,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--methods",
         default="mf,mf-counted,state,recent",
         metavar="NAMES",
-        help="separated by commas; popular, sft:DIR and mop:DIR are allowed too (%(default)s)",
+        help="separated by commas; popular, sft:DIR and mop:DIR are allowed too, and each with the "
+        "suffix +cal (%(default)s)",
     )
     add("--baseline", default="state", metavar="NAME", help="no mean field (%(default)s)")
     add("--annotator", default=AUTO, metavar="NAME", help="what labels reactions (%(default)s)")
@@ -118,15 +135,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 # -- the cases -------------------------------------------------------------------------------
 
 
-def sample(events: Sequence[Event], count: int, min_posts: int) -> list[Case]:
-    """``count`` events of at least ``min_posts`` posts: those whose id has the lowest hash."""
-    long = [e for e in events if len(e.posts) >= min_posts]
+def sample(
+    events: Sequence[Event], count: int, min_posts: int, half: str | None = None
+) -> list[Case]:
+    """``count`` events of at least ``min_posts`` posts: those whose id has the lowest hash.
+
+    With ``half`` those of one half of the events, in the order of their hashes.
+    """
+    long = sorted((e for e in events if len(e.posts) >= min_posts), key=lambda e: _hash(e.event_id))
+    if half is not None:
+        middle = (len(long) + 1) // 2
+        long = long[:middle] if half == HALVES[0] else long[middle:]
     if len(long) < count:
         raise MfenvError(
-            f"{len(long)} events have at least {min_posts} posts, {count} are asked for; lower "
-            f"--events or --min-posts"
+            f"{len(long)} events{'' if half is None else f' of the {half} half'} have at least "
+            f"{min_posts} posts, {count} are asked for; lower --events or --min-posts"
         )
-    return [Case(e.event_id, e) for e in sorted(long, key=lambda e: _hash(e.event_id))[:count]]
+    return [Case(e.event_id, e) for e in long[:count]]
 
 
 def segments(event: Event, length: int) -> list[Case]:
@@ -234,10 +259,18 @@ def _rollouts(setup: _Setup) -> tuple[list[Comparison], float, int]:
     return comparisons, seconds, decisions
 
 
-def _process(setup: _Setup, i: int, method: str, seed: int) -> MeanFieldProcess:
+def _process(
+    setup: _Setup, i: int, method: str, seed: int, calibrated: bool = True
+) -> MeanFieldProcess:
     case = setup.cases[i]
     pair = setup.models[case.group][method]
-    process = MeanFieldProcess(pair.policy, pair.mean_field, setup.annotator, setup.process)
+    process = MeanFieldProcess(
+        pair.policy,
+        pair.mean_field,
+        setup.annotator,
+        setup.process,
+        calibration=pair.calibration if calibrated else None,
+    )
     process.begin(case.event, seed)
     return process
 
@@ -263,7 +296,8 @@ def _score_block(setup: _Setup, block: Sequence[int]) -> dict[str, list[list[flo
     """Score the real actions of some cases step by step, while the real actions lead on."""
     names = list(setup.models[setup.cases[block[0]].group])
     keys = [(i, method) for method in names for i in block]
-    processes = [_process(setup, i, method, setup.seeds[0]) for i, method in keys]
+    # Where real actions lead on, a calibration has nothing to choose.
+    processes = [_process(setup, i, method, setup.seeds[0], calibrated=False) for i, method in keys]
     warm_up(processes)
     sums = np.zeros((len(processes), 3))
     while left := [k for k, p in enumerate(processes) if not p.done]:
@@ -310,7 +344,9 @@ def run(args: argparse.Namespace) -> int:
                 f"--min-posts {args.min_posts} is not allowed; allowed: more than the "
                 f"{process.agents} reactions of --warmup and --horizon"
             )
-        cases = sample(events, args.events, args.min_posts)
+        cases = sample(events, args.events, args.min_posts, args.half)
+    elif args.half is not None:
+        raise MfenvError("--half is for weibo; the streams of pheme are all measured")
     else:
         cases = [case for event in events for case in segments(event, process.agents)]
     if len({case.group for case in cases}) < 2:
@@ -354,6 +390,7 @@ def run(args: argparse.Namespace) -> int:
             "sha256": identity["cases"],
             "left_out": len(events) - len(groups) if args.suite == "pheme" else 0,
             "min_posts": args.min_posts if args.suite == "weibo" else process.agents + 1,
+            **({} if args.half is None else {"half": args.half}),
         },
         "settings": {
             "warmup": args.warmup,
@@ -641,6 +678,7 @@ def _markdown(result: Mapping[str, Any]) -> str:
         f"SHA-256 `{cases['sha256'][:16]}…`",
         f"- Backbone: {backbones}",
         f"- Methods: {', '.join(result['methods'])}",
+        *(_CALIBRATED if any("+cal" in method for method in result["methods"]) else ()),
         f"- Annotator: {result['annotator']}; sampling: {settings['sampling']}; batch "
         f"{settings['batch']}; seeds 0 to {settings['seeds'] - 1}",
         f"- {result['decisions']:,} decisions in {result['seconds']:,.0f} s on {result['machine']}",

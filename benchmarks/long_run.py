@@ -323,7 +323,12 @@ def _measure(setup: _Setup, method: str, pair: Pair, real: Labels) -> dict[str, 
     """Run one method to the end, or go on with it, and score it."""
     opinions = setup.opinions if method.endswith(_WITH_OPINIONS) else None
     process = MeanFieldProcess(
-        pair.policy, pair.mean_field, setup.annotator, setup.process, opinions
+        pair.policy,
+        pair.mean_field,
+        setup.annotator,
+        setup.process,
+        opinions,
+        pair.calibration,
     )
     process.begin(setup.event, setup.seed)
     path = setup.folder / f"{method}-{setup.seed}.jsonl"

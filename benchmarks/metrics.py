@@ -32,6 +32,7 @@ __all__ = [
     "noise_floor",
     "paired",
     "persistence",
+    "rotation",
     "smoothing",
     "squared_error",
     "stratified_bootstrap",
@@ -150,6 +151,20 @@ def persistence(
     if len(recent) == 0:
         raise ValueError("persistence needs a warm-up with at least one reaction")
     return recent[rng.integers(len(recent), size=n)]
+
+
+def rotation(warmup: Labels, n: int, rng: np.random.Generator, last: int = PERSISTENCE) -> Labels:
+    """Persistence without the noise of drawing: ``(n, 8)``, the last reactions in turn.
+
+    The last ``last`` of ``warmup`` ``(w, 8)`` in a random order, then in another one, and so on:
+    the measure for a method that chooses its reactions jointly.
+    """
+    recent = np.asarray(warmup)[-last:]
+    if len(recent) == 0:
+        raise ValueError("rotation needs a warm-up with at least one reaction")
+    rounds = [rng.permutation(len(recent)) for _ in range(-(-n // len(recent)))]
+    taken: Labels = recent[np.concatenate([*rounds, np.arange(0)])[:n].astype(int)]
+    return taken
 
 
 def smoothing(

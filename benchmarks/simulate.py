@@ -32,10 +32,12 @@ from mfenv.dynamics.assemble import (
     AUTO,
     build_annotator,
     build_backbone,
+    calibration_of,
     check_names,
     make_method,
     method_names,
 )
+from mfenv.dynamics.calibration import Calibration
 from mfenv.dynamics.journal import Journal, RunLock, canonical
 from mfenv.dynamics.journal import run as run_journals
 from mfenv.dynamics.models import Annotator, MeanFieldModel, PolicyModel
@@ -102,7 +104,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="NAME",
         help="mf, mf-counted, state, recent, popular, sft:DIR or mop:DIR (folders that mfenv train "
-        "sft and mfenv train mop made); repeat it or separate by commas (mf)",
+        "sft and mfenv train mop made), each also calibrated in the warm-up, as in mf+cal; repeat "
+        "it or separate by commas (mf)",
     )
     add("--annotator", default=AUTO, metavar="NAME", help="what labels reactions (%(default)s)")
     add(
@@ -377,6 +380,7 @@ def simulate(
                 annotator,
                 simulation.process,
                 opinions,
+                pairs[method].calibration,
             )
             process.begin(event, seed)
             processes.append(process)
@@ -451,14 +455,15 @@ def simulate(
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The two models of a method, and a hash of what it has learned beside its backbone."""
+    """The two models of a method, a hash of what it has learned, and its calibration."""
 
     policy: PolicyModel
     mean_field: MeanFieldModel
     revision: str = ""
+    calibration: Calibration | None = None
 
     def identity(self, name: str) -> str:
-        """The method's name with that hash: what a run is only continued with."""
+        """The method's name with the hash: what a run is only continued with."""
         return f"{name}@{self.revision}" if self.revision else name
 
 
@@ -480,7 +485,8 @@ def build_methods(methods: Sequence[str], backbone: str, sampling: str) -> dict[
     result = {}
     for name, method in method_names(methods).items():
         pair = make_method(method, made, chosen)
-        result[name] = Pair(pair.policy, pair.mean_field, getattr(pair, "revision", ""))
+        revision = getattr(pair, "revision", "")
+        result[name] = Pair(pair.policy, pair.mean_field, revision, calibration_of(method))
     return result
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["NoiseKey", "categorical", "generator", "uniform"]
+__all__ = ["NoiseKey", "candidate_key", "categorical", "generator", "uniform"]
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -27,6 +27,14 @@ class NoiseKey(NamedTuple):
     seed: int
     agent: int
     step: int
+
+
+_CANDIDATE = 1 << 40  # far above any index of an agent
+
+
+def candidate_key(key: NoiseKey, candidate: int) -> NoiseKey:
+    """The key of an agent's other actions at the same step; candidate 0 is the action itself."""
+    return key._replace(agent=key.agent + candidate * _CANDIDATE)
 
 
 def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:

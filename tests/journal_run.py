@@ -1,4 +1,7 @@
-"""Run a small population with journals in a folder: ``journal_run.py FOLDER [SECONDS A CALL]``."""
+"""Run a small population with journals in a folder.
+
+``journal_run.py FOLDER [SECONDS A CALL [calibrated]]``
+"""
 
 import sys
 import time
@@ -6,6 +9,7 @@ from pathlib import Path
 
 from population import Codes, Followers, Summaries, make_event
 
+from mfenv.dynamics.calibration import Calibration
 from mfenv.dynamics.journal import Journal, RunLock, run
 from mfenv.dynamics.process import MeanFieldProcess, ProcessSettings
 from mfenv.interventions import NONE, Intervention, Kind
@@ -37,12 +41,12 @@ def schedule(index: int, process: MeanFieldProcess):
     return PLAN.get(process.step_index - process.warmup_steps, NONE)
 
 
-def processes(policy=None, summaries=None, annotator=None, settings=SETTINGS):
+def processes(policy=None, summaries=None, annotator=None, settings=SETTINGS, calibration=None):
     policy, summaries = policy or Slow(), summaries or Summaries()
     annotator = annotator or Codes()
     result = []
     for seed, (name, n) in enumerate(EVENTS):
-        process = MeanFieldProcess(policy, summaries, annotator, settings)
+        process = MeanFieldProcess(policy, summaries, annotator, settings, calibration=calibration)
         process.begin(make_event(n, name), seed)
         result.append(process)
     return result
@@ -55,8 +59,8 @@ def journals(folder: Path, worlds, **extra):
     ]
 
 
-def play(folder: Path, policy=None, on_step=None):
-    worlds = processes(policy)
+def play(folder: Path, policy=None, on_step=None, calibration=None):
+    worlds = processes(policy, calibration=calibration)
     books = journals(folder, worlds)
     try:
         return run(worlds, books, schedule, on_step)
@@ -67,4 +71,8 @@ def play(folder: Path, policy=None, on_step=None):
 
 if __name__ == "__main__":
     with RunLock(sys.argv[1]):
-        play(Path(sys.argv[1]), Slow(float(sys.argv[2]) if len(sys.argv) > 2 else 0.0))
+        play(
+            Path(sys.argv[1]),
+            Slow(float(sys.argv[2]) if len(sys.argv) > 2 else 0.0),
+            calibration=Calibration() if "calibrated" in sys.argv[3:] else None,
+        )

@@ -70,6 +70,12 @@ def test_the_sample_is_fixed_by_the_ids_alone():
     assert chosen == sorted(set(hashes) - {events[2].event_id}, key=hashes.__getitem__)[:4]
     with pytest.raises(MfenvError, match="7 events have at least 15 posts, 8 are asked for"):
         sample(events, 8, 15)
+    # The halves are those of all seven, the odd one in the first.
+    order = [case.event.event_id for case in sample(events, 7, 15)]
+    assert [c.event.event_id for c in sample(events, 4, 15, "first")] == order[:4]
+    assert [c.event.event_id for c in sample(events, 2, 15, "second")] == order[4:6]
+    with pytest.raises(MfenvError, match="3 events of the second half have at least 15 posts, 4"):
+        sample(events, 4, 15, "second")
 
 
 def test_segments_cover_an_event_once_and_keep_its_tree():
@@ -97,7 +103,7 @@ def test_the_table_holds_what_the_journals_say(env, data, tmp_path):
     assert found["cases"]["sha256"] == hashlib.sha256(names.encode()).hexdigest()
     assert found["cases"]["sha256"] in result.stderr
     assert set(found["kl"]) == {
-        *("toy", "toy-deaf", "persistence", "smoothing", "drift", "noise floor")
+        *("toy", "toy-deaf", "persistence", "rotation", "smoothing", "drift", "noise floor")
     }
     settings = ProcessSettings(72, 8, 24)
     expected = []
@@ -126,6 +132,17 @@ def test_the_table_holds_what_the_journals_say(env, data, tmp_path):
     # No post's text in what is published.
     published = text + json.dumps(found)
     assert not any(t in published for e in events.values() for t in e.posts.texts if len(t) > 12)
+
+
+def test_a_calibrated_method_stands_beside_the_plain_one(env, data, tmp_path):
+    argv = ("--events", 3, "--half", "second", "--min-posts", 80, "--methods")
+    call(env, "weibo", data, tmp_path, *argv, "toy,toy-deaf,toy+cal,toy+cal+candidates=1")
+    found = table(tmp_path)
+    assert found["cases"]["half"] == "second"
+    kl = found["kl"]
+    assert kl["toy+cal"]["mean"] < 0.8 * kl["toy"]["mean"]
+    assert kl["toy+cal+candidates=1"] == kl["toy"]
+    assert found["nll"]["toy+cal"] == found["nll"]["toy"]
 
 
 def test_likelihood_is_that_of_the_real_actions(env, data, tmp_path):
@@ -195,6 +212,9 @@ def test_killed_and_repeated_it_gives_the_same_table(env, data, tmp_path):
         (("weibo", "--events", "99", "--min-posts", "80"), ("12 events", "99")),
         (("weibo", "--min-posts", "72"), ("more than the 72",)),
         (("weibo", "--baseline", "none"), ("--baseline", "toy-deaf")),
+        (("weibo", "--half", "third"), ("'first', 'second'",)),
+        (("pheme", "--half", "first"), ("--half is for weibo",)),
+        (("weibo", "--methods", "toy+cal+draws=0,toy-deaf"), ("toy+cal+draws=0", "1 or more")),
         (("twitter",), ("'weibo', 'pheme'",)),
     ],
 )

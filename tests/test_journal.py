@@ -81,7 +81,7 @@ def test_a_finished_run_is_read_without_a_model_call(whole, tmp_path) -> None:
 
 
 def test_kill_9_in_the_middle_then_the_same_command_again(whole, tmp_path) -> None:
-    env = {**os.environ, "PYTHONPATH": str(SCRIPT.parent)}
+    env = {**os.environ, "PYTHONPATH": f"{SCRIPT.parent}:{SCRIPT.parents[1]}"}
     command = [sys.executable, str(SCRIPT), str(tmp_path)]
     victim = subprocess.Popen([*command, "0.3"], env=env)
     try:

@@ -133,6 +133,18 @@ def test_squared_error_by_hand_and_unbiased():
         metrics.squared_error(two(1, 0), two(3, 1))
 
 
+def test_rotation_takes_the_last_reactions_in_turn():
+    labels = np.zeros((60, 8), dtype=np.int8)
+    labels[12:, 1] = np.arange(48) % 6
+    taken = metrics.rotation(labels, 96, rng())
+    assert (np.bincount(taken[:, 1]) == 16).all()  # each of the last 48 twice
+    assert (np.bincount(taken[:48, 1]) == 8).all()
+    assert (taken[:48, 1] != labels[12:, 1]).any()
+    assert len(metrics.rotation(labels, 5, rng())) == 5
+    with pytest.raises(ValueError, match="needs a warm-up"):
+        metrics.rotation(labels[:0], 3, rng())
+
+
 def test_smoothing_forgets_by_halves():
     labels = random_labels(rng(), 72)
     labels[:, 0] = 0

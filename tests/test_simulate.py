@@ -58,7 +58,7 @@ def check_json(result, backbone, methods, seeds):
     assert result["backbone"] == backbone
     assert result["method"] == ",".join(methods)
     assert result["seeds"] == seeds
-    assert set(result["kl"]) == {*methods, "persistence", "smoothing", "drift"}
+    assert set(result["kl"]) == {*methods, "persistence", "rotation", "smoothing", "drift"}
     for score in result["kl"].values():
         assert set(score) == {"mean", "low", "high", "per_dimension"}
         assert list(score["per_dimension"]) == [d.name for d in DIMENSIONS]

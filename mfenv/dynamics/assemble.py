@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, get_type_hints
 
 from mfenv import plugins
+from mfenv.dynamics.calibration import Calibration
 from mfenv.dynamics.models import Annotator, MeanFieldModel, PolicyModel
 from mfenv.dynamics.opinions import OpinionModel
 from mfenv.dynamics.process import MeanFieldProcess, ProcessSettings
@@ -21,6 +23,7 @@ __all__ = [
     "build_backbone",
     "build_method",
     "build_process",
+    "calibration_of",
     "check_names",
     "make_method",
     "method_names",
@@ -44,11 +47,57 @@ class ModelPair(Protocol):
         ...
 
 
+_CALIBRATED = re.compile(r"\+cal(?:\+[^+/:]*)*$")
+
+
+def _parts(method: str) -> tuple[str, str, str]:
+    """Name, argument (after a colon) and calibration (from ``+cal`` on) of a method."""
+    match = _CALIBRATED.search(method)
+    calibration = "" if match is None else match[0]
+    head, _, argument = method.removesuffix(calibration).partition(":")
+    return head, argument, calibration
+
+
+def calibration_of(method: str) -> Calibration | None:
+    """The calibration that a method asks for by its suffix.
+
+    ``mf+cal`` has the default settings, ``mf+cal+candidates=8+fading=0`` others. Raises
+    ``MfenvError`` with what is allowed.
+    """
+    calibration = _parts(method)[2]
+    if not calibration:
+        return None
+    kinds = get_type_hints(Calibration)
+    settings: dict[str, Any] = {}
+    for part in calibration.split("+")[2:]:
+        name, _, value = part.partition("=")
+        if name not in kinds or name in settings:
+            raise MfenvError(
+                f"method {method!r}: {part!r} is not allowed behind +cal; allowed: NAME=VALUE, "
+                f"each once, with NAME one of {', '.join(kinds)}"
+            )
+        try:
+            settings[name] = kinds[name](value)
+        except ValueError:
+            raise MfenvError(
+                f"method {method!r}: {name}={value!r} is not allowed; allowed: a number"
+                + (" without decimals" if kinds[name] is int else "")
+            ) from None
+    try:
+        return Calibration(**settings)
+    except ValueError as error:
+        raise MfenvError(f"method {method!r}: {error}") from None
+
+
 def check_names(*, backbone: str, method: str, annotator: str) -> None:
-    """Raise ``MfenvError`` with the known names where one of the names is not registered."""
+    """Raise ``MfenvError`` with the known names where one of the names is not registered.
+
+    The settings of a method's calibration are checked too.
+    """
+    calibration_of(method)
     for group, name in (
         ("mfenv.backbones", backbone.partition(":")[0]),
-        ("mfenv.methods", method.partition(":")[0]),
+        ("mfenv.methods", _parts(method)[0]),
         ("mfenv.annotators", annotator.partition(":")[0]),
     ):
         if annotator == AUTO and group == "mfenv.annotators":
@@ -77,8 +126,9 @@ def build_backbone(name: str) -> Any:
 def build_method(method: str, backbone: str) -> ModelPair:
     """The policy and mean-field model of a method on a backbone, both by name.
 
-    Equal names give the same models, so that :func:`mfenv.dynamics.process.advance` hands the
-    requests of many processes to them in one call.
+    A calibration is no part of them, see :func:`calibration_of`. Equal names give the same models,
+    so that :func:`mfenv.dynamics.process.advance` hands the requests of many processes to them in
+    one call.
     """
     return make_method(method, build_backbone(backbone))
 
@@ -88,7 +138,8 @@ def make_method(method: str, backbone: Any, sampling: Any = None) -> ModelPair:
 
     ``sampling`` are the policy model's parameters where the backbone's own are not wanted.
     """
-    head, colon, argument = method.partition(":")
+    head, argument, _ = _parts(method)
+    colon = ":" in method
     factory = plugins.load("mfenv.methods", head)
     if colon and len(inspect.signature(factory).parameters) < 3:
         raise MfenvError(f"method {head!r} takes no argument, {argument!r} was given; use {head}")
@@ -100,9 +151,9 @@ def make_method(method: str, backbone: Any, sampling: Any = None) -> ModelPair:
 def method_names(methods: Sequence[str]) -> dict[str, str]:
     """A short name for each method, for tables and files: name → method.
 
-    What follows the colon is left out; methods that are then the same are numbered.
+    An argument (after a colon) is left out; methods that are then the same are numbered.
     """
-    heads = [method.partition(":")[0] for method in methods]
+    heads = [head + calibration for head, _, calibration in map(_parts, methods)]
     names: dict[str, str] = {}
     for i, (head, method) in enumerate(zip(heads, methods, strict=True)):
         several = heads.count(head) > 1
@@ -140,5 +191,10 @@ def build_process(
     """A process for an event, from names. It has not begun: call ``reset(event, seed)``."""
     pair = build_method(method, backbone)
     return MeanFieldProcess(
-        pair.policy, pair.mean_field, build_annotator(annotator, event), settings, opinions
+        pair.policy,
+        pair.mean_field,
+        build_annotator(annotator, event),
+        settings,
+        opinions,
+        calibration_of(method),
     )

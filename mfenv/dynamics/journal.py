@@ -50,6 +50,9 @@ Schedule = Callable[[int, MeanFieldProcess], Intervention]
 """Chooses the intervention of a rollout step: (index of the process, process) → intervention."""
 
 
+_KEPT = {"opinions": np.int8, "candidates": np.int64}
+"""Arrays of a record that are only there where they are kept."""
+
 # -- records as JSON -----------------------------------------------------------------------
 
 
@@ -75,9 +78,9 @@ def canonical(value: Any) -> bytes:
 def record_to_json(record: StepRecord) -> dict[str, Any]:
     """A step record as JSON values. Prompts are stored once up to where they part."""
     prefix = _common_prefix([p for p in record.prompts if p])
-    opinions = {} if record.opinions is None else {"opinions": record.opinions.tolist()}
+    kept = {name: getattr(record, name) for name in _KEPT if getattr(record, name) is not None}
     return {
-        **opinions,
+        **{name: value.tolist() for name, value in kept.items()},
         "step": record.step,
         "warmup": record.warmup,
         "agents": record.agents.tolist(),
@@ -119,7 +122,7 @@ def record_from_json(value: Mapping[str, Any]) -> StepRecord:
         completion_tokens=int(value["tokens"][1]),
         prompts=tuple("" if p is None else value["prompt_prefix"] + p for p in value["prompts"]),
         summary_prompt=value["summary_prompt"],
-        opinions=np.array(value["opinions"], dtype=np.int8) if "opinions" in value else None,
+        **{n: np.array(value[n], dtype=t) for n, t in _KEPT.items() if n in value},
     )
     if not n == len(record.texts) == len(record.labels):
         raise ValueError(f"{n} agents, {len(record.texts)} actions, {len(record.labels)} labels")

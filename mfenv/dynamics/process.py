@@ -15,7 +15,8 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mfenv.distributions import UNIFORM, shares
+from mfenv.distributions import UNIFORM, counts, normalise, shares
+from mfenv.dynamics.calibration import Calibration, Evidence, candidate_uniforms, choose
 from mfenv.dynamics.engine import label_rows, play
 from mfenv.dynamics.models import (
     ActionRequest,
@@ -49,7 +50,7 @@ from mfenv.errors import MfenvError
 from mfenv.events.event import Event
 from mfenv.interventions import KINDS, NONE, Intervention, Kind, next_activity
 from mfenv.labels import N_DIMENSIONS, Labels, decode_code, encode_code
-from mfenv.noise import NoiseKey
+from mfenv.noise import NoiseKey, candidate_key
 from mfenv.states import opinion_text, state_text
 
 __all__ = [
@@ -118,6 +119,7 @@ class _State:
     message: str | None  # wording of the running statement
     history: tuple[tuple[Reaction, int], ...]  # with the post index of real ones, else -1
     opinions: NDArray[np.int8] | None = None  # (people,) where they are kept
+    evidence: Evidence | None = None  # where reactions are calibrated
 
 
 _START = _State(0, "", UNIFORM, INITIAL, _QUIET, None, ())
@@ -132,6 +134,9 @@ class MeanFieldProcess:
 
     With ``opinions`` every person (``event.posts.authors``) keeps an opinion over the whole run,
     see :mod:`mfenv.dynamics.opinions`; agents who are the same person share it.
+
+    With ``calibration`` the policy model is asked several times for every agent, in the warm-up
+    too, and one of the reactions is chosen, see :mod:`mfenv.dynamics.calibration`.
     """
 
     def __init__(
@@ -141,12 +146,14 @@ class MeanFieldProcess:
         annotator: Annotator,
         settings: ProcessSettings | None = None,
         opinions: OpinionModel | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         self.policy = policy
         self.mean_field_model = mean_field_model
         self.annotator = annotator
         self.settings = settings or ProcessSettings()
         self.opinion_model = opinions
+        self.calibration = calibration
         self.seed = 0
         self._event: Event | None = None
         self._content = ""  # fingerprint of the event
@@ -248,6 +255,8 @@ class MeanFieldProcess:
             authors = np.asarray(self.event.posts.authors[: self._plan[-1][1] + 1], dtype="<i4")
             people = hashlib.sha256(authors.tobytes()).hexdigest()[:16]
             result["opinions"] = {"model": self.opinion_model.revision, "people": people}
+        if self.calibration is not None:
+            result["calibration"] = asdict(self.calibration)
         return result
 
     # -- moving it -------------------------------------------------------------------------
@@ -259,11 +268,13 @@ class MeanFieldProcess:
             raise MfenvError(f"event {event.event_id!r} has no replies: nobody can act")
         self._event, self.seed = event, int(seed)
         self._content = _fingerprint(event, self.settings)
-        self._plan, self._state = plan, _START
+        self._plan = plan
+        evidence = None if self.calibration is None else Evidence.nothing()
+        self._state = replace(_START, evidence=evidence)
         if self.opinion_model is not None:
             people = int(np.max(event.posts.authors[: plan[-1][1] + 1])) + 1
             nobody = _read_only(np.full(people, NEW, dtype=np.int8))
-            self._state = replace(_START, opinions=nobody)
+            self._state = replace(self._state, opinions=nobody)
 
     def reset(self, event: Event, seed: int) -> list[StepRecord]:
         """Start an event and play its warm-up from the real posts; returns those steps."""
@@ -282,7 +293,12 @@ class MeanFieldProcess:
     def fork(self) -> Self:
         """An independent copy that shares the models and sees the same noise from here on."""
         copy = type(self)(
-            self.policy, self.mean_field_model, self.annotator, self.settings, self.opinion_model
+            self.policy,
+            self.mean_field_model,
+            self.annotator,
+            self.settings,
+            self.opinion_model,
+            self.calibration,
         )
         # States are immutable, so both may hold the same one.
         copy._event, copy.seed, copy._content = self._event, self.seed, self._content
@@ -292,7 +308,13 @@ class MeanFieldProcess:
     def snapshot(self) -> dict[str, Any]:
         """The state, JSON-able apart from its arrays."""
         state = self._state
-        kept = {} if state.opinions is None else {"everybody": state.opinions.copy()}
+        kept: dict[str, Any] = {}
+        if state.opinions is not None:
+            kept["everybody"] = state.opinions.copy()
+        if state.evidence is not None:
+            seen = state.evidence
+            kept["evidence"] = np.stack([seen.real, seen.simulated, seen.own])
+            kept["disturbed"] = seen.disturbed
         return {
             **self.identity(),
             **kept,
@@ -324,6 +346,8 @@ class MeanFieldProcess:
                 )
         if self.opinion_model is None and "opinions" in snapshot:
             raise MfenvError("the snapshot was taken with opinions, this process keeps none")
+        if self.calibration is None and "calibration" in snapshot:
+            raise MfenvError("the snapshot was taken with a calibration, this process has none")
         self.seed = int(snapshot["seed"])
         self._state = _State(
             step=int(snapshot["step"]),
@@ -348,13 +372,15 @@ class MeanFieldProcess:
             opinions=None
             if self.opinion_model is None
             else _read_only(np.array(snapshot["everybody"], dtype=np.int8)),
+            evidence=None if self.calibration is None else _evidence(snapshot),
         )
 
 
 class _Step:
     """One step of one process in flight: what it asks in each phase, and what came back.
 
-    ``given`` are actions that come from outside the policy model, one for each agent.
+    ``given`` are actions that come from outside the policy model, one for each agent. ``taken`` is
+    the record of the step where it is replayed: its reactions are chosen already.
     """
 
     def __init__(
@@ -362,6 +388,7 @@ class _Step:
         process: MeanFieldProcess,
         intervention: Intervention,
         given: Sequence[str] | None,
+        taken: StepRecord | None = None,
     ) -> None:
         event, before = process.event, process._state
         if process.done:
@@ -401,6 +428,12 @@ class _Step:
         self.distribution, self.perceived = before.distribution, before.perceived
         self.history = before.history
         self.summary: SummaryRequest | None = None
+        self.evidence = before.evidence
+        if self.evidence is not None and self.activity.any():
+            self.evidence = replace(self.evidence, disturbed=True)
+        self.calibration = process.calibration if given is None and taken is None else None
+        self.candidates: list[ActionResult] = []  # of the agents in order, M each
+        self.candidate_counts = None if taken is None else taken.candidates
         if warmup:
             given = [event.posts.texts[int(k) + 1] for k in self.agents]
         if given is not None and len(given) != self.n:
@@ -433,27 +466,38 @@ class _Step:
 
     def action_requests(self) -> list[ActionRequest]:
         """Requests of the agents that act by the policy model."""
-        if self.given is not None:
+        if self.given is not None and self.calibration is None:
             return []
-        return [r for r, p in zip(self.all_requests, self.planted, strict=True) if not p]
+        asked = 1 if self.calibration is None else self.calibration.candidates
+        return [
+            replace(r, key=candidate_key(r.key, j))
+            for r, p in zip(self.all_requests, self.planted, strict=True)
+            if not p
+            for j in range(asked)
+        ]
 
     def take_actions(self, results: Sequence[ActionResult]) -> None:
         """Take the policy model's answers to :meth:`action_requests`."""
+        if self.calibration is not None:
+            self.candidates = list(results)
+            results = results[:: self.calibration.candidates]
+        for result in self.candidates or results:
+            self.prompt_tokens += int(result.prompt_tokens)
+            self.completion_tokens += int(result.completion_tokens)
         if self.given is not None:
             self.texts = list(self.given)
         else:
-            own = np.flatnonzero(~self.planted)
-            for i, result in zip(own, results, strict=True):
+            for i, result in zip(np.flatnonzero(~self.planted), results, strict=True):
                 self.texts[i], self.prompts[i] = result.text, result.prompt
-                self.prompt_tokens += int(result.prompt_tokens)
-                self.completion_tokens += int(result.completion_tokens)
         self.texts[: len(self.planted_texts)] = self.planted_texts
 
     # Phase 2: label.
 
     def label_requests(self) -> list[tuple[str, str, str]]:
         """Topic, text and language of the reactions whose labels are not known."""
-        return [(self.event.topic, self.texts[i], self.event.language) for i in self._unlabelled()]
+        texts = [self.texts[i] for i in self._unlabelled()]
+        texts += [candidate.text for candidate in self.candidates]
+        return [(self.event.topic, text, self.event.language) for text in texts]
 
     def _unlabelled(self) -> NDArray[np.intp]:
         if self.warmup and self.event.labels is not None:
@@ -468,7 +512,9 @@ class _Step:
             self.labels = np.array(self.event.labels[self.agents + 1], dtype=np.int8)
         else:
             self.labels[self.planted] = PLANTED
-            self.labels[self._unlabelled()] = labels
+            self.labels[self._unlabelled()] = labels[: len(self._unlabelled())]
+        if self.candidates:
+            self._choose(labels[-len(self.candidates) :])
         self.labels = _read_only(self.labels)
         own = self.labels[~self.planted]
         if len(own):
@@ -476,11 +522,30 @@ class _Step:
         u = keyed_uniforms(self.seed, self.agents, self.index)
         weights = reach_weights(self.labels, self.activity, u)
         rate = perception_rate(int(self.agents[0]), self.n, self.process.settings.batch)
+        if self.evidence is not None and self.candidate_counts is not None:
+            real = counts(self.labels) if self.warmup else None
+            self.evidence = self.evidence.saw(self.candidate_counts, real, rate)
         perceived = perceive(self.before.perceived, self.labels, weights, rate=rate)
         if self.opinions is not None:
             perceived = self._think(self.opinions, perceived, weights, rate)
         self.perceived = _read_only(perceived)
         self._show(weights)
+
+    def _choose(self, labels: Labels) -> None:
+        """Count the candidates, whose labels these are, and let one of each agent's happen."""
+        assert self.calibration is not None
+        assert self.evidence is not None
+        self.candidate_counts = _read_only(counts(labels).astype(np.int64))
+        if self.given is not None:
+            return
+        m, own = self.calibration.candidates, np.flatnonzero(~self.planted)
+        before = int(self.agents[0]) - self.process.settings.warmup
+        target = self.calibration.target(self.evidence, normalise(self.candidate_counts), before)
+        u = candidate_uniforms(self.seed, self.agents[own], self.index, self.calibration.draws)
+        offered = labels.reshape(len(own), m, N_DIMENSIONS)
+        for k, (i, j) in enumerate(zip(own, choose(offered, target, u), strict=True)):
+            chosen, self.labels[i] = self.candidates[k * m + j], offered[k, j]
+            self.texts[i], self.prompts[i] = chosen.text, chosen.prompt
 
     def _think(
         self, drawn: NDArray[np.int8], perceived: Floats, weights: Floats, rate: float
@@ -559,6 +624,7 @@ class _Step:
             message=self.message,
             history=self.history,
             opinions=self.everybody,
+            evidence=self.evidence,
         )
         return StepRecord(
             step=self.index,
@@ -577,6 +643,7 @@ class _Step:
             prompts=tuple(self.prompts),
             summary_prompt=self.summary_prompt,
             opinions=self.opinions,
+            candidates=self.candidate_counts,
         )
 
 
@@ -627,7 +694,7 @@ def replay(process: MeanFieldProcess, record: StepRecord) -> StepRecord:
     Everything else is worked out anew, so the returned record equals ``record`` where that one
     was written by this process with these settings. The caller compares.
     """
-    step = _Step(process, record.intervention, None)
+    step = _Step(process, record.intervention, None, record)
     if len(record.texts) != step.n:
         raise MfenvError(f"step {record.step} has {len(record.texts)} agents, expected {step.n}")
     own = np.flatnonzero(~step.planted)
@@ -728,6 +795,11 @@ def _fingerprint(event: Event, settings: ProcessSettings) -> str:
     if event.posts.profiles is not None:
         digest.update(repr(list(event.posts.profiles[:n])).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()[:16]
+
+
+def _evidence(snapshot: Mapping[str, Any]) -> Evidence:
+    real, simulated, own = _frozen(snapshot["evidence"])
+    return Evidence(real, simulated, own, bool(snapshot["disturbed"]))
 
 
 def _read_only(array: NDArray[Any]) -> NDArray[Any]:

@@ -41,6 +41,8 @@ class StepRecord:
     ] = ()  # (n,) what the policy model was given; "" for what it did not write
     summary_prompt: str = ""  # what the mean-field model was given
     opinions: NDArray[np.int8] | None = None  # (n,) what they think, where that is kept
+    candidates: NDArray[np.int64] | None = None  # (23,) label counts of all that was written, where
+    # the policy model writes several reactions for an agent and one of them is chosen
 
 
 class Dynamics(Protocol):

@@ -166,7 +166,7 @@ class SocialEnv(gymnasium.Env[Any, Any]):
     |---------------------|---------------------|-----------------|-------------|
     | `dynamics`          | **str**             | `"llm"`         | the tier: `"llm"` or `"society"` |
     | `backbone`          | **str**             | `"embedded-en"` | language model of the LLM tier; `"hf:PATH"` for any Hugging Face model |
-    | `method`            | **str**             | `"mf"`          | how the LLM tier makes its mean field: `"mf"`, `"mf-counted"`, `"state"`, `"recent"`, `"popular"`; or a learned baseline without one: `"sft:DIR"`, `"mop:DIR"` |
+    | `method`            | **str**             | `"mf"`          | how the LLM tier makes its mean field: `"mf"`, `"mf-counted"`, `"state"`, `"recent"`, `"popular"`; or a learned baseline without one: `"sft:DIR"`, `"mop:DIR"`; with the suffix `"+cal"` calibrated in the warm-up |
     | `annotator`         | **str**             | `"auto"`        | who labels reactions in the LLM tier: `"exact"`, `"classifier"`, or what suits the event |
     | `events`            | **str** or None     | `None`          | `None` or `"synthetic"`; or a path that `mfenv data describe` reads (LLM tier) |
     | `event_ids`         | list of **str**     | `None`          | draw from these events only |
