@@ -28,6 +28,7 @@ __all__ = [
     "Method",
     "ib_tune",
     "ib_tune_mean_field",
+    "ib_tune_policy",
     "mf",
     "mf_counted",
     "mop",
@@ -114,6 +115,18 @@ def ib_tune_mean_field(
     """The mean-field model that ``mfenv train ib-tune`` tuned, with the untuned policy model."""
     field, revision = _tuned_mean_field(backbone, folder)
     return Method("ib-tune-mean-field", _policy(backbone, sampling), field, revision)
+
+
+def ib_tune_policy(
+    backbone: Backbone, sampling: Sampling | None = None, folder: str = ""
+) -> Method:
+    """The policy model that ``mfenv train ib-tune`` tuned; the backbone writes the mean field."""
+    from agents.backbones.adapters import adapted
+    from agents.mean_field import BackboneMeanField
+
+    policy, revision = adapted(backbone, _inside(folder, "policy"))
+    mean_field = BackboneMeanField(backbone)
+    return Method("ib-tune-policy", _policy(policy, sampling), mean_field, revision)
 
 
 def mop(backbone: Backbone, sampling: Sampling | None = None, folder: str = "") -> Method:

@@ -419,7 +419,8 @@ def test_its_result_is_a_method(world, tuned, tmp_path, capsys):
     backbone = HuggingFaceBackbone.load(world / "tiny", name="tiny")
     both = make_method(f"ib-tune:{tuned}", backbone)
     field = make_method(f"ib-tune-mean-field:{tuned}", backbone)
-    policy = make_method(f"sft:{tuned / 'policy'}", backbone)
+    policy = make_method(f"ib-tune-policy:{tuned}", backbone)
+    assert policy.policy == make_method(f"sft:{tuned / 'policy'}", backbone).policy
     assert both.mean_field == field.mean_field
     assert both.policy == policy.policy
     assert field.policy == make_method("mf", backbone).policy

@@ -60,6 +60,8 @@ def test_whatever_a_model_writes_can_be_read(lively, sampling):
         assert re.search(LINE["en"] + "$", each.text), each.text
         quotations = re.findall(r" «([^»]+)»", each.text)
         assert each.text.count("«") == len(quotations) <= 3
+        # Characters and not tokens are counted: a loop over a long token does not fill a page.
+        assert all(len(q) <= grammar("en").characters + 3 for q in quotations)
         assert each.text.rpartition("»")[2].count("%") == 16
         quoted += len(quotations)
     assert quoted
@@ -80,6 +82,28 @@ def test_every_mean_field_that_code_writes_is_allowed(make, language):
             logits = form.forbid(torch.zeros(1, form.width), states)
             assert logits[0, token] == 0, (text, backbone.tokenizer.decode([token]))
             states = form.advance(states, torch.tensor([token]))
+
+
+def test_a_quotation_ends_where_the_longest_may(lively):
+    form, tokenizer = compiled(lively, "en"), lively.tokenizer
+    longest = grammar("en").characters + 3
+    known = tokenizer.get_vocab()
+    opening, closing = (known[q] for q in grammar("en").quotes)
+    ids = tokenizer("Reactions:", add_special_tokens=False).input_ids
+    texts = {t: tokenizer.decode([t]) for t in range(len(tokenizer))}
+    words = [t for t in texts if t not in tokenizer.added_tokens_decoder and texts[t].isalnum()]
+    word = max(words, key=lambda t: len(texts[t]))
+    size = len(texts[word])
+    assert size > 3
+    states = form.start(1)
+    for token in [*ids, opening, *[word] * (longest // size)]:
+        assert form.forbid(torch.zeros(1, form.width), states)[0, token] == 0
+        states = form.advance(states, torch.tensor([token]))
+    allowed = form.forbid(torch.zeros(1, form.width), states)[0] == 0
+    assert allowed[closing]
+    assert not allowed[word]
+    left = [len(texts[int(t)]) for t in torch.nonzero(allowed)[:, 0] if t != closing]
+    assert max(left, default=0) <= longest % size
 
 
 def test_rows_follow_their_own_texts(lively):

@@ -28,14 +28,17 @@ class TokenGrammar:
         mask_of: torch.Tensor,
         moves: torch.Tensor,
         ordered: torch.Tensor,
+        counting: torch.Tensor,
+        characters: torch.Tensor,
     ) -> None:
         """``allowed (M, V)`` bool masks, ``mask_of (S,)`` of each state, ``moves (S, 3)``.
 
         From state s token ``moves[s, 0]`` leads to state ``moves[s, 1]``, any other to
-        ``moves[s, 2]``. ``ordered (S,)``: whether larger tokens state larger shares there.
+        ``moves[s, 2]``, or in a ``counting (S,)`` state as many states on as the token has
+        ``characters (V,)``. ``ordered (S,)``: whether larger tokens state larger shares there.
         """
         self._forbidden, self._mask_of, self._moves = ~allowed, mask_of, moves
-        self._ordered = ordered
+        self._ordered, self._counting, self._characters = ordered, counting, characters
 
     @classmethod
     def compile(
@@ -61,6 +64,7 @@ class TokenGrammar:
         mask_of: list[int] = []
         moves: list[tuple[int, int, int]] = []
         ordered: list[bool] = []
+        counting: list[bool] = []
 
         def only(*tokens: int) -> torch.Tensor:
             mask = torch.zeros(vocabulary, dtype=torch.bool)
@@ -74,11 +78,15 @@ class TokenGrammar:
             mask_of.append(place)
             moves.append((token, then, other))
             ordered.append(False)
+            counting.append(False)
 
         telling = list(tokenizer(grammar.telling, add_special_tokens=False).input_ids)
         first = known[heads[0]]
-        # Counted in tokens, of which few hold less than a character; a final "…" may be of bytes.
+        # A byte counts as a character, and a final "…" may be of three.
         longest = grammar.characters + 3
+        characters = torch.ones(vocabulary, dtype=torch.long)
+        for k in range(len(tokenizer)):
+            characters[k] = max(1, len(tokenizer.decode([k])))
         # Where each part begins: the header, each quotation, the lines.
         header = 1
         after_header = header + len(telling) - 1
@@ -93,9 +101,10 @@ class TokenGrammar:
             add(only(opening) if k == 0 else only(opening, first), first, lines, place + 1)
             after = place + longest + 2
             for n in range(longest):
-                inside = words.clone()
+                inside = words & (characters <= longest - n)
                 inside[closing] = n > 0
                 add(inside, closing, after, place + 2 + n)
+                counting[-1] = True
             add(only(closing), -1, 0, after)
         add(only(first), -1, 0, lines)
         for i, (head, slots) in enumerate(grammar.lines):
@@ -107,7 +116,12 @@ class TokenGrammar:
                 ordered[-1] = tokens == sorted(tokens)
         add(only(*ends), -1, 0, len(moves))
         return cls(
-            torch.stack(masks), torch.tensor(mask_of), torch.tensor(moves), torch.tensor(ordered)
+            torch.stack(masks),
+            torch.tensor(mask_of),
+            torch.tensor(moves),
+            torch.tensor(ordered),
+            torch.tensor(counting),
+            characters,
         )
 
     @property
@@ -122,7 +136,8 @@ class TokenGrammar:
     def advance(self, states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """States ``(b,)`` after tokens ``(b,)``."""
         moves = self._moves[states]
-        return torch.where(tokens == moves[:, 0], moves[:, 1], moves[:, 2])
+        on = torch.where(self._counting[states], states + self._characters[tokens], moves[:, 2])
+        return torch.where(tokens == moves[:, 0], moves[:, 1], on)
 
     def states(self, tokens: torch.Tensor) -> torch.Tensor:
         """The states ``(b, n)`` in which rows of tokens ``(b, n)`` were written, from the first."""
