@@ -437,6 +437,8 @@ def test_its_result_is_a_method(world, tuned, tmp_path, capsys):
     assert set(found["rounds"][0]) >= {"nll", "nll_without", "gap", "kl"}
     card = (tuned / "README.md").read_text()
     assert "IB-Tune adapters" in card
+    untuned, best = (found["rounds"][k]["nll"] for k in (0, found["chosen"]))
+    assert ("the tuning did not help" in card) == (best >= untuned)
     page = (tuned.parent / "report.html").read_text()
     assert "data:image/png;base64," in page
     samples = json.loads((tuned.parent / "samples.json").read_text())

@@ -55,13 +55,22 @@ def write_report(
     lines = [
         f"Backbone {backbone.name} ({backbone.describe()['revision']}). Trained on {events} "
         f"events, chosen on {unseen} validation events, seed {settings.seed}.",
-        f"Round {found['chosen']} of {len(found['rounds']) - 1} has the lowest validation NLL.",
+        _verdict(found),
     ]
     (folder / "README.md").write_text(_card(lines, found, settings), encoding="utf-8")
     path = out / "report.html"
     samples = json.loads((out / "samples.json").read_text(encoding="utf-8"))
     path.write_text(_page(lines, found, curves, samples, settings), encoding="utf-8")
     return path
+
+
+def _verdict(found: Mapping[str, Any]) -> str:
+    """Which round was chosen, and whether it is better than no tuning at all."""
+    untuned, chosen = found["rounds"][0]["nll"], found["rounds"][found["chosen"]]["nll"]
+    text = f"Round {found['chosen']} of {len(found['rounds']) - 1} has the lowest validation NLL"
+    if chosen < untuned:
+        return f"{text}, {chosen:.4f}; untuned it is {untuned:.4f}."
+    return f"{text}, {chosen:.4f}, but untuned it is {untuned:.4f}: the tuning did not help."
 
 
 def _rows(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
