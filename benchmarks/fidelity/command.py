@@ -156,8 +156,8 @@ def declare_grid(parser: argparse.ArgumentParser) -> None:
     add(
         "--quick",
         action="store_true",
-        help=f"{_QUICK_EVENTS} events, {_QUICK_SEEDS} seeds, {_QUICK_METHODS}, where nothing else is "
-        "said",
+        help=f"{_QUICK_EVENTS} events, {_QUICK_SEEDS} seeds, {_QUICK_METHODS} where no other is "
+        "given",
     )
 
 
