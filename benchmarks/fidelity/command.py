@@ -132,7 +132,7 @@ def declare_grid(parser: argparse.ArgumentParser) -> None:
     add("--baseline", default="state", metavar="NAME", help="no mean field (%(default)s)")
     add("--annotator", default=AUTO, metavar="NAME", help="what labels reactions (%(default)s)")
     add("--warmup", type=integer(1), default=50, metavar="T", help="(%(default)s)")
-    add("--horizon", type=integer(32), default=HORIZON, metavar="H", help="reactions (%(default)s)")
+    add("--horizon", type=integer(3), default=HORIZON, metavar="H", help="reactions (%(default)s)")
     add("--batch", type=integer(1), default=16, metavar="n", help="(%(default)s)")
     add("--seeds", type=integer(1), metavar="K", help=f"({SEEDS})")
     add("--sampling", choices=SAMPLINGS, default=SAMPLINGS[0], help="(%(default)s)")
