@@ -4,6 +4,7 @@
     cases.jsonl                         one line a case: hashes of its ids, the real labels
     journals/CONDITION/METHOD.jsonl     one line a step: who acted, labels, counts, tokens, a hash
     likelihoods/CONDITION/METHOD.jsonl  one line a case: the likelihood of its real actions
+    judges/JUDGE/…                      the labels of a second annotator, where there is one
     texts/CONDITION/METHOD.jsonl        what was written, on tracks whose texts are open
 
 On tracks of real people's posts the last part stays in a folder of its own, beside the entry, since
@@ -40,6 +41,7 @@ __all__ = [
     "Manifest",
     "Played",
     "Usage",
+    "Verdict",
     "load_entry",
     "read_manifest",
     "text_folder",
@@ -107,6 +109,8 @@ class Manifest:
     """Version of mfenv."""
     machine: str
     command: str
+    judges: Mapping[str, str] = field(default_factory=dict)
+    """Second annotators: folder → name."""
     cost: Mapping[str, float] | None = None
     """Money, by currency, where a served model was paid for."""
     files: Mapping[str, str] = field(default_factory=dict)
@@ -133,6 +137,18 @@ class Played:
     real: Labels  # (C, H, 8)
     simulated: Mapping[str, Labels]  # method → (S, C, H, 8)
     likelihoods: Mapping[str, Floats]  # method → (C, 3) sums of -log p, tokens, actions
+    judged: Mapping[str, tuple[Labels, Mapping[str, Labels]]] = field(default_factory=dict)
+    """Second annotator → its labels of the real ``(C, H, 8)`` and simulated reactions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A second annotator's labels, as they are written."""
+
+    name: str
+    real: Sequence[Labels]  # of each case, as many as it has in the entry
+    simulated: Mapping[tuple[str, str], Iterator[tuple[int, int, int, Labels]]]
+    """(condition, method) → (case, seed, step, labels), by case and seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +178,7 @@ def write_entry(
     likelihoods: Mapping[tuple[str, str], Floats],
     *,
     open_text: bool,
+    judges: Mapping[str, Verdict] | None = None,
 ) -> None:
     """Write an entry in one move.
 
@@ -217,7 +234,23 @@ def write_entry(
                 for i, row in enumerate(rows)
             ),
         )
-    whole = {**asdict(manifest), "format": FORMAT, "files": files}
+    for judge, verdict in (judges or {}).items():
+        put(
+            part,
+            f"judges/{judge}/cases.jsonl",
+            (canonical({"real": _codes(labels)}) for labels in verdict.real),
+        )
+        for (condition, method), steps in verdict.simulated.items():
+            put(
+                part,
+                f"judges/{judge}/{condition}/{method}.jsonl",
+                (
+                    canonical({"case": c, "seed": s, "step": t, "labels": _codes(labels)})
+                    for c, s, t, labels in steps
+                ),
+            )
+    names = {judge: verdict.name for judge, verdict in (judges or {}).items()}
+    whole = {**asdict(manifest), "format": FORMAT, "files": files, "judges": names}
     (part / "entry.json").write_text(
         json.dumps(whole, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
     )
@@ -316,7 +349,10 @@ def read_manifest(folder: Path) -> Manifest:
         raise bad("n_cases", "must be 1 or more")
     if not value["conditions"]:
         raise bad("conditions", "must name at least one")
-    for name, kind in (("data", str), ("files", str)):
+    value.setdefault("judges", {})
+    if not isinstance(value["judges"], dict) or not all(map(NAME.fullmatch, value["judges"])):
+        raise bad("judges", f"must map names to texts; allowed as names: {NAME.pattern}")
+    for name, kind in (("data", str), ("files", str), ("judges", str)):
         if not all(isinstance(x, kind) for kv in value[name].items() for x in kv):
             raise bad(name, "must map texts to texts")
     cost = value.get("cost")
@@ -382,6 +418,9 @@ def load_entry(folder: Path) -> Entry:
     needed = {"cases.jsonl"} | {
         f"{part}/{c}/{m}.jsonl" for c, m in names for part in ("journals", "likelihoods", "texts")
     }
+    for judge in manifest.judges:
+        needed |= {f"judges/{judge}/cases.jsonl"}
+        needed |= {f"judges/{judge}/{c}/{m}.jsonl" for c, m in names}
     if set(manifest.files) != needed:
         different = sorted(set(manifest.files) ^ needed)[0]
         raise DataError(
@@ -410,6 +449,16 @@ def load_entry(folder: Path) -> Entry:
             real=real[:, facts.warmup :],
             simulated={m: _journal(folder, manifest, name, m) for m in facts.methods},
             likelihoods={m: _likelihood(folder, manifest, name, m) for m in facts.methods},
+            judged={
+                judge: (
+                    _judged_real(folder, manifest, judge, cases, facts),
+                    {
+                        m: _journal(folder, manifest, name, m, f"judges/{judge}")
+                        for m in facts.methods
+                    },
+                )
+                for judge in manifest.judges
+            },
         )
     return Entry(folder, manifest, cases, played)
 
@@ -496,10 +545,36 @@ def _labels(path: Path, where: str, name: str, value: Any) -> Labels:
         raise DataError(str(path), where, name, str(error)) from None
 
 
-def _journal(folder: Path, manifest: Manifest, condition: str, method: str) -> Labels:
-    """Labels ``(S, C, H, 8)`` of a method's runs, every step of which must be there in order."""
+def _judged_real(
+    folder: Path,
+    manifest: Manifest,
+    judge: str,
+    cases: Sequence[CaseFacts],
+    facts: ConditionFacts,
+) -> Labels:
+    """A second annotator's labels ``(C, H, 8)`` of the real reactions after the warm-up."""
+    name = f"judges/{judge}/cases.jsonl"
+    path = folder / name
+    rows: list[Labels] = []
+    for where, value in _lines(folder, manifest, name):
+        labels = _labels(path, where, "real", value.get("real"))
+        if len(rows) < len(cases) and len(labels) != len(cases[len(rows)].real):
+            raise DataError(str(path), where, "real", "not as many as in cases.jsonl")
+        rows.append(labels)
+    if len(rows) != len(cases):
+        raise DataError(str(path), "(all)", "(all)", f"{len(rows)} cases, {len(cases)} expected")
+    return np.stack([rows[i][facts.warmup : facts.warmup + facts.horizon] for i in facts.cases])
+
+
+def _journal(
+    folder: Path, manifest: Manifest, condition: str, method: str, part: str = "journals"
+) -> Labels:
+    """Labels ``(S, C, H, 8)`` of a method's runs, every step of which must be there in order.
+
+    Outside ``journals`` the lines hold labels only: a second annotator's.
+    """
     facts = manifest.conditions[condition]
-    name = f"journals/{condition}/{method}.jsonl"
+    name, whole = f"{part}/{condition}/{method}.jsonl", part == "journals"
     path = folder / name
     wanted = (
         (case, seed, first)
@@ -515,7 +590,9 @@ def _journal(folder: Path, manifest: Manifest, condition: str, method: str) -> L
         where, value = next(lines, ("(end)", None))
         last = min(first + facts.batch, facts.warmup + facts.horizon) - 1
         step = offset + (first - facts.warmup) // facts.batch
-        expected = {"case": case, "seed": seed, "step": step, "agents": [first, last]}
+        expected: dict[str, Any] = {"case": case, "seed": seed, "step": step}
+        if whole:
+            expected["agents"] = [first, last]
         if value is None:
             raise DataError(str(path), where, "case", f"ends before {expected}")
         for key, x in expected.items():
@@ -524,24 +601,31 @@ def _journal(folder: Path, manifest: Manifest, condition: str, method: str) -> L
         labels = _labels(path, where, "labels", value.get("labels"))
         if len(labels) != last - first + 1:
             raise DataError(str(path), where, "labels", f"{len(labels)} for {last - first + 1}")
-        if value.get("counts") != counts(labels).astype(int).tolist():
-            raise DataError(str(path), where, "counts", "are not those of the labels")
-        tokens = value.get("tokens")
-        if not (
-            isinstance(tokens, list)
-            and len(tokens) == 2
-            and all(type(t) is int and t >= 0 for t in tokens)
-        ):
-            raise DataError(str(path), where, "tokens", "must be two whole numbers")
-        if not re.fullmatch(r"[0-9a-f]{32}", str(value.get("text"))):
-            raise DataError(str(path), where, "text", "must be a hash of 32 hexadecimal digits")
-        if set(value) != {*expected, "labels", "counts", "tokens", "text"}:
+        if whole:
+            _check_step(path, where, value, labels)
+        known = {*expected, "labels"} | ({"counts", "tokens", "text"} if whole else set())
+        if set(value) != known:
             raise DataError(str(path), where, "(all)", "has fields that no step has")
         rows.append(labels)
     if (extra := next(lines, None)) is not None:
         raise DataError(str(path), extra[0], "(all)", "more steps than there are")
     shape = (len(facts.cases), len(manifest.seeds), facts.horizon, -1)
     return np.concatenate(rows).reshape(shape).swapaxes(0, 1)
+
+
+def _check_step(path: Path, where: str, value: dict[str, Any], labels: Labels) -> None:
+    """Check what a step says beside its labels."""
+    if value.get("counts") != counts(labels).astype(int).tolist():
+        raise DataError(str(path), where, "counts", "are not those of the labels")
+    tokens = value.get("tokens")
+    if not (
+        isinstance(tokens, list)
+        and len(tokens) == 2
+        and all(type(t) is int and t >= 0 for t in tokens)
+    ):
+        raise DataError(str(path), where, "tokens", "must be two whole numbers")
+    if not re.fullmatch(r"[0-9a-f]{32}", str(value.get("text"))):
+        raise DataError(str(path), where, "text", "must be a hash of 32 hexadecimal digits")
 
 
 def _likelihood(folder: Path, manifest: Manifest, condition: str, method: str) -> Floats:
