@@ -11,9 +11,13 @@ HELP = "measure: fidelity to real populations, speed, and what a model has learn
 _JOBS = Jobs(
     "bench",
     {
-        "fidelity": ("benchmarks.fidelity", "how close simulated populations come to real ones"),
+        "fidelity": (
+            "benchmarks.fidelity.command",
+            "how close simulated populations come to real ones",
+        ),
         "long": ("benchmarks.long_run", "drift and memory over tens of thousands of reactions"),
         "memorisation": ("benchmarks.memorisation", "verbatim copies of training texts"),
+        "plan": ("benchmarks.fidelity.plan", "what a fidelity grid will take, before it runs"),
         "response": ("benchmarks.response", "reactions to interventions beside the society's"),
         "summaries": ("benchmarks.summaries", "how well a model rewrites the mean field"),
         "throughput": ("benchmarks.throughput", "decisions a second beside a plain loop"),

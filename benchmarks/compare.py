@@ -25,7 +25,9 @@ __all__ = [
     "Difference",
     "Score",
     "compare",
+    "compare_labels",
     "difference",
+    "forecasts",
 ]
 
 Floats = NDArray[np.float64]
@@ -88,23 +90,39 @@ def compare(real: Run, runs: Mapping[str, Sequence[Run]], seeds: Sequence[int]) 
     Raises ``MfenvError`` where the rollout is too short to have three windows.
     """
     horizon = _rollout(real)
+    warm = np.concatenate([r.labels for r in real if r.warmup] or [horizon[:0]])
+    labels = {name: [_rollout(run) for run in each] for name, each in runs.items()}
+    return compare_labels(warm, horizon, labels, seeds)
+
+
+def forecasts(warm: Labels, n: int, seeds: Sequence[int]) -> dict[str, Labels]:
+    """The baselines without a model: name → ``(seeds, n, 8)``; none where ``warm`` is empty."""
+    if not len(warm):
+        return {}
+    return {
+        name: np.stack([forecast(warm, n, generator(stream, s)) for s in seeds])
+        for name, (forecast, stream) in FORECASTERS.items()
+    }
+
+
+def compare_labels(
+    warm: Labels, horizon: Labels, simulated: Mapping[str, Sequence[Labels]], seeds: Sequence[int]
+) -> Comparison:
+    """Like :func:`compare`, from labels: real ones of the warm-up ``(w, 8)`` and the horizon
+    ``(n, 8)``, simulated ones ``{method: (seeds, n, 8)}``."""
     if len(horizon) < len(metrics.WINDOWS):
         raise MfenvError(
             f"{len(horizon)} reactions after the warm-up are too few to compare (3 or more are "
             f"needed): raise the number of agents, shorten the warm-up, or choose a longer event"
         )
-    warm = np.concatenate([r.labels for r in real if r.warmup] or [horizon[:0]])
     true = metrics.window_counts(horizon)
     sizes = metrics.window_counts(horizon)[:, :2].sum(axis=-1)  # two labels: all reactions
-    labels = {name: np.stack([_rollout(run) for run in each]) for name, each in runs.items()}
-    if len(warm):
-        for name, (forecast, stream) in FORECASTERS.items():
-            drawn = [forecast(warm, len(horizon), generator(stream, s)) for s in seeds]
-            labels[name] = np.stack(drawn)
+    labels = {name: np.stack(list(each)) for name, each in simulated.items()}
+    labels.update(forecasts(warm, len(horizon), seeds))
     floor = metrics.noise_floor(true, sizes, sizes, generator(_FLOOR_STREAM, 0))
     scores, per_seed = [], {}
-    for name, simulated in labels.items():
-        count = metrics.window_counts(simulated)  # (seeds, 3, 23)
+    for name, each in labels.items():
+        count = metrics.window_counts(each)  # (seeds, 3, 23)
         kl = metrics.kl(true, count)  # (seeds, 3, 8)
         per_seed[name] = kl.mean(axis=(1, 2))
         interval = metrics.student(per_seed[name])

@@ -16,6 +16,8 @@ import toy_models
 
 from benchmarks.compare import compare
 from benchmarks.fidelity import sample, segments
+from benchmarks.fidelity.entry import load_entry, read_manifest
+from benchmarks.fidelity.scores import score
 from mfenv.dynamics.journal import read_journal
 from mfenv.dynamics.process import ProcessSettings, real_rollout
 from mfenv.errors import MfenvError
@@ -43,9 +45,9 @@ def data(tmp_path_factory):
 
 def command(suite, data, folder, *argv, backbone="toy"):
     return [
-        sys.executable, "-m", "benchmarks.fidelity", suite, "--data", str(data), *SIZES, *TOY,
-        "--backbone", backbone, "--out", str(folder / "out"), "--results", str(folder / "results"),
-        "--name", "table", *map(str, argv),
+        sys.executable, "-m", "mfenv", "bench", "fidelity", "--track", suite, "--data", str(data),
+        *SIZES, *TOY, "--backbone", backbone, "--run", str(folder / "out"),
+        "--results", str(folder / "results"), "--name", "table", *map(str, argv),
     ]  # fmt: skip
 
 
@@ -110,7 +112,8 @@ def test_the_table_holds_what_the_journals_say(env, data, tmp_path):
     for case in cases:
         stem = hashlib.sha256(case.event.event_id.encode()).hexdigest()[:16]
         runs = [
-            read_journal(tmp_path / "out/journals" / f"{stem}-toy-{s}.jsonl")[1] for s in (0, 1)
+            read_journal(tmp_path / "out/journals/core" / f"{stem}-toy-{s}.jsonl")[1]
+            for s in (0, 1)
         ]
         real = real_rollout(case.event, ExactAnnotator(), settings)
         expected.append(compare(real, {"toy": runs}, (0, 1)).scores[0].kl.mean)
@@ -132,6 +135,63 @@ def test_the_table_holds_what_the_journals_say(env, data, tmp_path):
     # No post's text in what is published.
     published = text + json.dumps(found)
     assert not any(t in published for e in events.values() for t in e.posts.texts if len(t) > 12)
+
+
+def test_an_entry_holds_no_text_of_real_topics_and_gives_the_same_scores(env, data, tmp_path):
+    call(env, "weibo", data, tmp_path, "--events", 4, "--min-posts", 80, "--out", tmp_path / "e")
+    entry = load_entry(tmp_path / "e")
+    assert score(entry) == json.loads((tmp_path / "e" / "scores.json").read_text())
+    public = "".join(p.read_text() for p in (tmp_path / "e").rglob("*") if p.is_file())
+    events = SyntheticSociety(3).events(12, n_posts=160)
+    for event in events:
+        assert not any(t in public for t in event.posts.texts if len(t) > 12)
+        assert event.event_id not in public
+    # The texts stay beside it; what was published of them is a hash of each step's line.
+    lines = (tmp_path / "e.private/texts/core/toy.jsonl").read_bytes().splitlines(keepends=True)
+    steps = (tmp_path / "e/journals/core/toy.jsonl").read_bytes().splitlines()
+    assert len(lines) == len(steps) == 4 * 2 * 6
+    assert json.loads(steps[7])["text"] == hashlib.sha256(lines[7]).hexdigest()[:32]
+    first = entry.played["core"].simulated["toy"][0, 0]
+    stem = entry.cases[0].event[:16]
+    run = read_journal(tmp_path / f"out/journals/core/{stem}-toy-0.jsonl")[1]
+    np.testing.assert_array_equal(first, np.concatenate([r.labels for r in run if not r.warmup]))
+
+
+def test_a_study_changes_one_thing(env, data, tmp_path):
+    argv = ("--events", 4, "--min-posts", 100, "--studies", "batch", "--study-methods", "toy")
+    call(env, "weibo", data, tmp_path, *argv, "--warmup", 16, "--horizon", 64)
+    found = table(tmp_path)
+    assert set(found["studies"]) == {"batch=8", "batch=32"}
+    assert set(found["studies"]["batch=32"]["nll"]) == {"toy"}
+    # The core has batches of 8 too: the same runs, so the same figures.
+    assert found["studies"]["batch=8"]["kl"]["toy"] == {
+        **found["kl"]["toy"],
+        **{k: v for k, v in found["studies"]["batch=8"]["kl"]["toy"].items() if k == "iqm"},
+    }
+    assert found["studies"]["batch=32"]["kl"]["toy"] != found["kl"]["toy"]
+    assert found["studies"]["batch=32"]["kl"]["persistence"] == found["kl"]["persistence"]
+
+
+def test_the_plan_says_what_the_grid_takes(env, data, tmp_path):
+    argv = command("weibo", data, tmp_path, "--events", 5, "--min-posts", 80)
+    whole = table_of(env, argv, tmp_path)
+    at = argv.index("--run")
+    plan = [*argv[:at], *argv[at + 6 :], "--probe", "8", "--json"]
+    plan[plan.index("fidelity")] = "plan"
+    result = subprocess.run(plan, capture_output=True, text=True, env=env, cwd=ROOT, timeout=100)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)["total"]
+    assert found["runs"] == 5 * 2 * 2
+    assert found["decisions"] == whole["decisions"]
+    usage = read_manifest(tmp_path / "out" / "entry").conditions["core"].usage
+    assert found["prompt_tokens"] == pytest.approx(usage.prompt_tokens, rel=0.1)
+    assert found["completion_tokens"] == pytest.approx(usage.completion_tokens, rel=0.1)
+
+
+def table_of(env, argv, folder):
+    result = subprocess.run(argv, capture_output=True, text=True, env=env, cwd=ROOT, timeout=200)
+    assert result.returncode == 0, result.stderr
+    return table(folder)
 
 
 def test_a_calibrated_method_stands_beside_the_plain_one(env, data, tmp_path):
@@ -183,13 +243,13 @@ def test_killed_and_repeated_it_gives_the_same_table(env, data, tmp_path):
     call(env, "weibo", data, whole, *argv)
     line = command("weibo", data, killed, *argv, backbone="toy:0.1")
     call_env = {**env, "PYTHONUNBUFFERED": "1"}
-    for pattern, least in (("journals/*.jsonl", 4 * 10 * 4), ("likelihoods/0.json", 1)):
+    for pattern, least in (("journals/core/*.jsonl", 4 * 10 * 4), ("likelihoods/core/*-0.json", 1)):
         process = subprocess.Popen(
             line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=call_env, cwd=ROOT
         )
         limit = time.monotonic() + 100
         while (
-            sum(p.read_bytes().count(b"\n") + p.name.endswith("0.json")
+            sum(p.read_bytes().count(b"\n") + p.name.endswith("-0.json")
                 for p in (killed / "out").glob(pattern) if "timings" not in p.name) < least
         ):  # fmt: skip
             assert process.poll() is None
@@ -213,9 +273,10 @@ def test_killed_and_repeated_it_gives_the_same_table(env, data, tmp_path):
         (("weibo", "--min-posts", "72"), ("more than the 72",)),
         (("weibo", "--baseline", "none"), ("--baseline", "toy-deaf")),
         (("weibo", "--half", "third"), ("'first', 'second'",)),
-        (("pheme", "--half", "first"), ("--half is for weibo",)),
+        (("pheme", "--half", "first"), ("--half is not for pheme",)),
         (("weibo", "--methods", "toy+cal+draws=0,toy-deaf"), ("toy+cal+draws=0", "1 or more")),
         (("twitter",), ("'weibo', 'pheme'",)),
+        (("weibo", "--studies", "batch,weather"), ("weather", "warmup, sampling, batch")),
     ],
 )
 def test_wrong_arguments_get_one_line(env, data, tmp_path, argv, words):
