@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import html
 import json
 import os
@@ -14,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -28,16 +30,19 @@ from mfenv.cli import main
 from mfenv.distributions import shares
 from mfenv.dynamics.assemble import build_annotator, make_method
 from mfenv.dynamics.mean_field_text import parse_shares, render, with_shares
-from mfenv.errors import MfenvError
+from mfenv.errors import DataError, MfenvError
+from mfenv.events import load_events
 from mfenv.events.jsonl import write_jsonl
 from mfenv.events.synthetic.generator import SyntheticSociety
 from mfenv.noise import NoiseKey
 from tests import planted_facts
 from tests.planted_facts import MUSIC, WEATHER
+from tests.test_events_bad import weibo_event, write_parquet
+from tests.test_events_good import assert_same
 from tests.tiny_models import write_tiny
 from training.configs import known
 from training.datasets import mean_field_histories, policy_examples, teacher_forced
-from training.ib_tune.command import add_arguments
+from training.ib_tune.command import add_arguments, chosen_events
 from training.ib_tune.relevance import Relevance, action_log_probabilities
 from training.ib_tune.trainer import IBTuneConfig, IBTuneTrainer
 from training.sft import lora
@@ -335,6 +340,7 @@ def test_data_sets_are_what_the_process_would_read(tiny):
     assert Counter(a.text for a in actions) == Counter(
         t for e in events for t in e.posts.texts[1:25]
     )
+    assert policy_examples(steps, seed=1, limit=5) == actions[:5]
     fields = {(r["event"], r["step"] + 1): r["mean_field"] for r in histories}
     for a in actions:
         step = (a.post - 1) // 8
@@ -349,6 +355,61 @@ def test_an_event_of_one_step_is_no_history(tiny):
     )  # fmt: skip
     with pytest.raises(MfenvError, match="no event is long enough for a history"):
         mean_field_histories(steps, tiny.prompts, seed=1)
+
+
+# -- the choice of the events --------------------------------------------------------------
+
+
+def many_events(path):
+    """Sixty events of three to eight posts, two in a row group."""
+    rows = []
+    for i in range(60):
+        row = weibo_event(f"e{i}")
+        row["posts"] += [row["posts"][-1] | {"t_offset": 20.0 + k} for k in range(i % 5)]
+        rows.append(row)
+    return rows, write_parquet(path, rows)
+
+
+def test_events_are_chosen_by_their_hashes_and_no_others_are_decoded(tmp_path):
+    rows, path = many_events(tmp_path / "a.parquet")
+    whole = [e for e in load_events(path) if len(e.posts) >= 6]
+    whole.sort(key=lambda e: hashlib.sha256(e.event_id.encode()).hexdigest())
+    chosen = chosen_events(path, 4, 6)
+    assert len(chosen) == 4
+    for a, b in zip(chosen, whole[:4], strict=True):
+        assert_same(a, b)
+    assert len(chosen_events(path, 1000, 6)) == len(whole)
+    # The texts of a row group without one of them may be anything; those of theirs may not.
+    places = {r["event_id"]: i // 2 for i, r in enumerate(rows)}
+    used = {places[e.event_id] for e in chosen}
+    meta, data = pq.ParquetFile(path).metadata, path.read_bytes()
+    for group in (next(iter(set(range(30)) - used)), next(iter(used))):
+        column = next(
+            c for c in map(meta.row_group(group).column, range(meta.num_columns))
+            if c.path_in_schema.endswith(".text")
+        )  # fmt: skip
+        start = column.dictionary_page_offset or column.data_page_offset
+        path.write_bytes(data[:start] + b"\xff" * 16 + data[start + 16 :])
+        if group in used:
+            with pytest.raises(DataError, match="cannot be read, the file may be damaged"):
+                chosen_events(path, 4, 6)
+        else:
+            for a, b in zip(chosen_events(path, 4, 6), chosen, strict=True):
+                assert_same(a, b)
+
+
+def test_a_bad_record_of_a_chosen_event_is_named(tmp_path):
+    rows, path = many_events(tmp_path / "a.parquet")
+    (first, *_) = chosen_events(path, 4, 6)
+    row = next(r for r in rows if r["event_id"] == first.event_id)
+    row["posts"][2]["t_offset"] = -1.0
+    write_parquet(path, rows)
+    with pytest.raises(DataError, match=f"event {first.event_id}, post 2: field t_offset"):
+        chosen_events(path, 4, 6)
+    write_jsonl([*load_events(path, event_ids=["e0", "e5"]), *SyntheticSociety(1).events(1)],
+                tmp_path / "b.jsonl")  # fmt: skip
+    with pytest.raises(MfenvError, match=r"several languages \(en, zh\)"):
+        chosen_events(tmp_path / "b.jsonl", 1, 2)
 
 
 # -- the command -------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ from mfenv.cli import integer
 from mfenv.dynamics.assemble import AUTO, build_annotator, build_backbone
 from mfenv.errors import MfenvError
 from mfenv.events.event import Event
-from training.actions import read_events
+from mfenv.events.load import load_events
+from training.actions import read_heads
 from training.configs import ConfigOption, known
 from training.folders import one_run
 from training.ib_tune.report import write_report
@@ -22,7 +23,7 @@ from training.ib_tune.rounds import PRIORS, IBTuneSettings, tune
 from training.ib_tune.validation import Validation
 from training.sft import SFTSettings
 
-__all__ = ["HELP", "add_arguments", "run"]
+__all__ = ["HELP", "add_arguments", "chosen_events", "run"]
 
 HELP = "tune what is written into the mean field, and the agents that read it (IB-Tune)"
 
@@ -153,10 +154,8 @@ def run(args: argparse.Namespace) -> int:
         save_steps=args.save_steps,
         report_to=args.report_to,
     )
-    events = _chosen(read_events(args.train), args.events, args.min_posts, args.train)
-    unseen = _chosen(
-        read_events(args.validation), args.validation_events, args.min_posts, args.validation
-    )
+    events = chosen_events(args.train, args.events, args.min_posts)
+    unseen = chosen_events(args.validation, args.validation_events, args.min_posts)
     annotator = build_annotator(args.annotator, events[0])
     validation = Validation(
         unseen,
@@ -174,11 +173,16 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _chosen(events: list[Event], count: int, posts: int, path: Path) -> list[Event]:
-    """``count`` events of at least so many posts: those whose id has the lowest hash."""
-    long = [e for e in events if len(e.posts) >= posts]
+def chosen_events(path: Path, count: int, posts: int) -> list[Event]:
+    """``count`` events of at least so many posts: those whose id has the lowest hash, in its order.
+
+    The others are not loaded.
+    """
+    long = [h.event_id for h in read_heads(path) if h.posts >= posts]
     if not long:
         raise MfenvError(
             f"{path}: no event has {posts} posts; lower --min-posts, or give longer events"
         )
-    return sorted(long, key=lambda e: hashlib.sha256(e.event_id.encode()).hexdigest())[:count]
+    chosen = sorted(long, key=lambda name: hashlib.sha256(name.encode()).hexdigest())[:count]
+    loaded = {e.event_id: e for e in load_events(path, event_ids=chosen)}
+    return [loaded[name] for name in chosen]
