@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,7 @@ from training.configs import known
 from training.datasets import mean_field_histories, policy_examples, teacher_forced
 from training.ib_tune.command import add_arguments, chosen_events
 from training.ib_tune.relevance import Relevance, action_log_probabilities
+from training.ib_tune.rounds import IBTuneSettings, step_arguments
 from training.ib_tune.trainer import IBTuneConfig, IBTuneTrainer
 from training.sft import lora
 
@@ -523,6 +525,7 @@ def test_its_result_is_a_method(world, tuned, tmp_path, capsys):
         (["--min-posts", "500"], "no event has 500 posts"),
         (["--batch", "20"], "no event is long enough"),
         (["--prior", "none"], "invalid choice: 'none'"),
+        (["--vllm", "on"], "invalid choice: 'on'"),
         (["--train", "{world}/empty.jsonl"], "no event has a reaction"),
         (["--train", "{world}/absent.jsonl"], "absent.jsonl"),
     ],
@@ -551,6 +554,34 @@ def test_settings_that_cannot_be_meant_are_refused(tmp_path):
         config(tmp_path, relevance_weight=-1.0)
     with pytest.raises(MfenvError, match="num_generations 1 is not allowed"):
         config(tmp_path, num_generations=1)
+
+
+def test_vllm_passes_through(tmp_path):
+    (tmp_path / "settings.toml").write_text('vllm = "server"')
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    argv = ["--backbone", "x", "--train", "y", "--validation", "z", "--out", "o"]
+    modes = {"--vllm": "colocate", "--config": str(tmp_path / "settings.toml")}
+    chosen = [parser.parse_args([*argv, *pair]).vllm for pair in ((), *modes.items())]
+    assert chosen == ["off", "colocate", "server"]
+    made = [step_arguments(IBTuneSettings(vllm=v), tmp_path, seed=0, on_gpu=False) for v in chosen]
+    assert [a.use_vllm for a in made] == [False, True, True]
+    assert [a.vllm_mode for a in made[1:]] == chosen[1:]
+
+
+def test_vllm_where_it_cannot_be_gets_one_line(world, tmp_path, capsys):
+    """Its grammar is named before what has to be installed; nothing has been written."""
+    write_tiny(tmp_path / "free", tagged=False)
+    for backbone, words in (
+        (world / "tiny", "a grammar that vLLM does not know; leave --vllm off"),
+        (tmp_path / "free", "pip install 'mfenv[vllm]'"),
+    ):
+        if "pip" in words and find_spec("vllm") is not None:
+            pytest.skip("vLLM is installed")
+        argv = command(world, tmp_path / "out", "--backbone", f"hf:{backbone}", "--vllm", "server")
+        assert main(argv) == 2
+        assert words in capsys.readouterr().err.splitlines()[-1]
+        assert not list((tmp_path / "out").glob("*.json"))
 
 
 def test_relevance_is_beta_times_the_mean_log_probability(tiny):

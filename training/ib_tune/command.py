@@ -19,7 +19,7 @@ from training.actions import read_heads
 from training.configs import ConfigOption, known
 from training.folders import one_run
 from training.ib_tune.report import write_report
-from training.ib_tune.rounds import PRIORS, IBTuneSettings, tune
+from training.ib_tune.rounds import PRIORS, VLLM, IBTuneSettings, tune
 from training.ib_tune.validation import Validation
 from training.sft import SFTSettings
 
@@ -107,6 +107,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=integer(0), default=d.seed, help="(%(default)s)")
     add("--save-steps", type=integer(1), default=d.save_steps, help="(%(default)s)")
     add("--report-to", default=d.report_to, help="as transformers names it (%(default)s)")
+    add(
+        "--vllm",
+        choices=VLLM,
+        default=d.vllm,
+        help="draw candidates by vLLM as TRL does, here or on its server at port 8000 "
+        "(%(default)s); not for weibo-s and embedded-en, whose decoder knows a grammar",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -153,6 +160,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         save_steps=args.save_steps,
         report_to=args.report_to,
+        vllm=args.vllm,
     )
     events = chosen_events(args.train, args.events, args.min_posts)
     unseen = chosen_events(args.validation, args.validation_events, args.min_posts)

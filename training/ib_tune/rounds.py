@@ -36,14 +36,16 @@ from training.backbone import last_checkpoint
 from training.datasets import Step, mean_field_histories, policy_examples, teacher_forced
 from training.folders import check_settings, in_one_move
 from training.ib_tune.relevance import action_log_probabilities
-from training.ib_tune.trainer import IBTuneConfig, IBTuneTrainer
+from training.ib_tune.trainer import IBTuneConfig, IBTuneTrainer, check_vllm
 from training.ib_tune.validation import Validation
 from training.sft import SFTSettings, begin_with, export_adapter, fit_adapter, lora, train
 
-__all__ = ["PRIORS", "IBTuneSettings", "tune"]
+__all__ = ["PRIORS", "VLLM", "IBTuneSettings", "step_arguments", "tune"]
 
 PRIORS = ("frozen", "marginal")
 """The prior r(m): the backbone as it is, or fine-tuned to write mean fields from topics alone."""
+VLLM = ("off", "colocate", "server")
+"""Who draws candidates: our own decoder, or vLLM in one of TRL's modes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,8 @@ class IBTuneSettings:
     """Steps between checkpoints, and between validations."""
     report_to: str = "tensorboard"
     """Where the curves go, as ``transformers`` names it."""
+    vllm: str = "off"
+    """One of :data:`VLLM`. vLLM's draws do not depend on the seed alone: not the same bytes."""
 
 
 def tune(
@@ -102,13 +106,16 @@ def tune(
 ) -> Path:
     """Run the rounds, or what is left of them; returns the folder for ``ib-tune:DIR``.
 
-    Raises ``MfenvError`` if the events are too short, or ``out`` holds another run.
+    Raises ``MfenvError`` if the events are too short, ``out`` holds another run, or vLLM is asked
+    for and cannot be used.
     """
     described = {
         **_settings(settings),
         "events": _fingerprint(events),
         "backbone": backbone.describe(),
     }
+    if settings.vllm != "off":
+        check_vllm(backbone, sorted({e.language for e in events}))
     check_settings(out, described)
     result = out / "ib-tune"
     if result.exists():
@@ -249,37 +256,7 @@ def _tune_mean_field(
         backbone,
         policy=models.policy,
         prior=prior,
-        args=IBTuneConfig(
-            output_dir=str(folder / "checkpoints"),
-            relevance_weight=settings.beta,
-            relevance_warmup=settings.beta_warmup,
-            future_weight=settings.future_weight,
-            num_generations=settings.group,
-            per_device_train_batch_size=settings.group * settings.histories,
-            per_device_eval_batch_size=settings.group,
-            max_steps=settings.steps,
-            learning_rate=settings.learning_rate,
-            lr_scheduler_type="constant_with_warmup",
-            warmup_steps=max(1, settings.steps // 20),
-            repetition_penalty=settings.repetition_penalty,
-            gradient_checkpointing=on_gpu,
-            bf16=on_gpu,
-            use_cpu=not on_gpu,
-            dataloader_pin_memory=on_gpu,
-            eval_strategy="steps",
-            eval_steps=settings.save_steps,
-            save_steps=settings.save_steps,
-            save_total_limit=1,
-            load_best_model_at_end=True,
-            metric_for_best_model="eval_nll",
-            greater_is_better=False,
-            logging_steps=1,
-            log_completions=False,
-            report_to=settings.report_to,
-            seed=seed,
-            data_seed=seed,
-            disable_tqdm=True,
-        ),
+        args=step_arguments(settings, folder / "checkpoints", seed=seed, on_gpu=on_gpu),
         train_dataset=histories,
         eval_dataset=histories.select(range(1)),  # evaluated by what validates, not by its rows
         validate=lambda tuned: validation.measure(models.policy, BackboneMeanField(tuned)),
@@ -294,6 +271,45 @@ def _tune_mean_field(
         export_adapter(trainer, part)
         (part / "curves.json").write_text(json.dumps(trainer.state.log_history, indent=1) + "\n")
         describe_folder(part, MEAN_FIELD, backbone, described)
+
+
+def step_arguments(
+    settings: IBTuneSettings, checkpoints: Path, *, seed: int, on_gpu: bool
+) -> IBTuneConfig:
+    """The trainer's arguments for a round of the mean-field model."""
+    return IBTuneConfig(
+        output_dir=str(checkpoints),
+        relevance_weight=settings.beta,
+        relevance_warmup=settings.beta_warmup,
+        future_weight=settings.future_weight,
+        num_generations=settings.group,
+        per_device_train_batch_size=settings.group * settings.histories,
+        per_device_eval_batch_size=settings.group,
+        max_steps=settings.steps,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=max(1, settings.steps // 20),
+        repetition_penalty=settings.repetition_penalty,
+        use_vllm=settings.vllm != "off",
+        vllm_mode="server" if settings.vllm == "server" else "colocate",
+        gradient_checkpointing=on_gpu,
+        bf16=on_gpu,
+        use_cpu=not on_gpu,
+        dataloader_pin_memory=on_gpu,
+        eval_strategy="steps",
+        eval_steps=settings.save_steps,
+        save_steps=settings.save_steps,
+        save_total_limit=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_nll",
+        greater_is_better=False,
+        logging_steps=1,
+        log_completions=False,
+        report_to=settings.report_to,
+        seed=seed,
+        data_seed=seed,
+        disable_tqdm=True,
+    )
 
 
 def _prior(
@@ -328,8 +344,12 @@ def _validated(path: Path, validation: Validation, models: _Models) -> dict[str,
 
 
 def _settings(settings: IBTuneSettings) -> Mapping[str, Any]:
-    if settings.prior not in PRIORS:
-        raise MfenvError(f"prior {settings.prior!r} is unknown; allowed: {', '.join(PRIORS)}")
+    for name, value, allowed in (
+        ("prior", settings.prior, PRIORS),
+        ("vllm", settings.vllm, VLLM),
+    ):
+        if value not in allowed:
+            raise MfenvError(f"{name} {value!r} is unknown; allowed: {', '.join(allowed)}")
     return {k: v for k, v in asdict(settings).items() if k != "report_to"}
 
 
