@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -37,7 +38,7 @@ from mfenv.events.jsonl import write_jsonl
 from mfenv.events.synthetic.generator import SyntheticSociety
 from mfenv.noise import NoiseKey
 from tests import planted_facts
-from tests.planted_facts import MUSIC, WEATHER
+from tests.planted_facts import MUSIC, TOPIC, WEATHER
 from tests.test_events_bad import weibo_event, write_parquet
 from tests.test_events_good import assert_same
 from tests.tiny_models import write_tiny
@@ -45,9 +46,11 @@ from training.configs import known
 from training.datasets import mean_field_histories, policy_examples, teacher_forced
 from training.ib_tune.command import add_arguments, chosen_events
 from training.ib_tune.relevance import Relevance, action_log_probabilities
-from training.ib_tune.rounds import IBTuneSettings, step_arguments
+from training.ib_tune.report import write_report
+from training.ib_tune.rounds import IBTuneSettings, step_arguments, tune
 from training.ib_tune.trainer import IBTuneConfig, IBTuneTrainer
-from training.sft import lora
+from training.ib_tune.validation import Validation
+from training.sft import SFTSettings, lora
 
 COLUMNS = ("topic", "language", "states", "actions")
 
@@ -498,10 +501,14 @@ def test_its_result_is_a_method(world, tuned, tmp_path, capsys):
     found = json.loads((tuned / "validation.json").read_text())
     assert 1 <= found["chosen"] < len(found["rounds"])
     assert set(found["rounds"][0]) >= {"nll", "nll_without", "gap", "kl"}
+    for counted, row in zip(found["rounds"][1:], found["measured"], strict=True):
+        assert row["policy_rejected"] == (row["both"]["nll"] > row["mean_field_only"]["nll"])
+        assert counted == row["mean_field_only" if row["policy_rejected"] else "both"]
     card = (tuned / "README.md").read_text()
     assert "IB-Tune adapters" in card
     untuned, best = (found["rounds"][k]["nll"] for k in (0, found["chosen"]))
     assert ("the tuning did not help" in card) == (best >= untuned)
+    assert found["better_than_untuned"] == (best < untuned)
     page = (tuned.parent / "report.html").read_text()
     assert "data:image/png;base64," in page
     samples = json.loads((tuned.parent / "samples.json").read_text())
@@ -513,6 +520,74 @@ def test_its_result_is_a_method(world, tuned, tmp_path, capsys):
     keys = {k for row in log for k in row}
     assert {"information/history", "information/actions", "relevance", "reward", "kl",
             "eval_nll", "eval_nll_without", "eval_kl"} <= keys  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_mean_field_model_alone(world, tmp_path, capsys):
+    """Its steps are of no length, so it cannot help, which is said also where the result stands."""
+    short = ("--rounds", "1", "--steps", "2", "--learning-rate", "1e-30", "--policy-steps", "0")
+    for _ in range(2):
+        assert main(command(world, tmp_path, *short)) == 0
+        printed = capsys.readouterr().err.splitlines()
+        assert [x for x in printed if "the tuning did not help" in x] == [printed[-1]]
+    folder = tmp_path / "ib-tune"
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "README.md", "mean-field", "mfenv.json", "validation.json",
+    ]  # fmt: skip
+    backbone = HuggingFaceBackbone.load(world / "tiny", name="tiny")
+    both, plain = make_method(f"ib-tune:{folder}", backbone), make_method("mf", backbone)
+    assert both.policy == plain.policy
+    assert both.mean_field == make_method(f"ib-tune-mean-field:{folder}", backbone).mean_field
+    assert both.mean_field != plain.mean_field
+    assert both.revision
+    with pytest.raises(MfenvError, match=r"kept no tuned policy model.*use ib-tune:"):
+        make_method(f"ib-tune-policy:{folder}", backbone)
+    with pytest.raises(MfenvError, match="holds 'ib-tune', not 'adapter'; use ib-tune:"):
+        make_method(f"sft:{folder}", backbone)
+    found = json.loads((folder / "validation.json").read_text())
+    (row,) = found["measured"]
+    assert row == json.loads((tmp_path / "round-1" / "validation.json").read_text())
+    assert (row["both"], row["policy_rejected"]) == (None, False)
+    assert found["rounds"][1] == row["mean_field_only"] == found["rounds"][0]
+    assert found["better_than_untuned"] is False
+    assert "for the untuned policy model" in (folder / "README.md").read_text()
+    assert "round 1, mean-field model" in (tmp_path / "report.html").read_text()
+    argv = command(world, tmp_path / "o", "--policy-steps", "0", "--prior", "marginal")
+    assert main(argv) == 2
+    assert "policy steps of 1 or more, or the prior 'frozen'" in capsys.readouterr().err
+
+
+def test_a_policy_model_that_is_worse_is_not_used(weather, tmp_path, capsys):
+    """In each round it learns from people who all say what nobody says in the validation."""
+
+    def saying(word, events):
+        return [replace(e, posts=replace(e.posts, texts=[TOPIC, *[word] * 8])) for e in events]
+
+    judge = build_annotator("classifier")
+    settings = IBTuneSettings(
+        rounds=2, steps=1, group=2, histories=2, learning_rate=1e-30, r=4, agents=8, batch=4,
+        save_steps=1, report_to="none",
+        policy=SFTSettings(r=4, steps=20, batch=8, learning_rate=1e-2),
+    )  # fmt: skip
+    unseen = saying("yes", planted_facts.events(6, 8))
+    validation = Validation(unseen, judge, agents=8, warmup=4, batch=4)
+    events = saying(TOPIC, planted_facts.events(8, 7))
+    folder = tune(weather, events, validation, judge, settings, tmp_path)
+    printed = capsys.readouterr().err.splitlines()
+    found = json.loads((folder / "validation.json").read_text())
+    assert [row["policy_rejected"] for row in found["measured"]] == [True, True]
+    for number, row in enumerate(found["measured"], start=1):
+        assert row["both"]["nll"] > row["mean_field_only"]["nll"] + 0.5
+        assert row["mean_field_only"] == found["rounds"][number] == found["rounds"][0]
+        assert any(x.startswith(f"round {number}: the validation NLL is better") for x in printed)
+    assert (found["chosen"], found["better_than_untuned"]) == (1, False)
+    write_report(folder, tmp_path, settings, weather, 8, 6)
+    card = (folder / "README.md").read_text()
+    assert "the tuning did not help" in card
+    assert "In round 2 the tuned policy model made it worse" in card
+    assert "round 1, policy model too (not used)" in card
+    assert not (folder / "policy").exists()
+    assert make_method(f"ib-tune:{folder}", weather).policy == BackbonePolicy(weather)
 
 
 @pytest.mark.parametrize(

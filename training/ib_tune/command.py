@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from mfenv.events.load import load_events
 from training.actions import read_heads
 from training.configs import ConfigOption, known
 from training.folders import one_run
-from training.ib_tune.report import write_report
+from training.ib_tune.report import verdict, write_report
 from training.ib_tune.rounds import PRIORS, VLLM, IBTuneSettings, tune
 from training.ib_tune.validation import Validation
 from training.sft import SFTSettings
@@ -81,7 +83,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=d.repetition_penalty,
         help="on tokens that a candidate repeats (%(default)s)",
     )
-    add("--policy-steps", type=integer(1), default=sft.steps, help="a round (%(default)s)")
+    add(
+        "--policy-steps",
+        type=integer(0),
+        default=sft.steps,
+        help="a round; 0 tunes the mean-field model alone (%(default)s)",
+    )
     add("--policy-learning-rate", type=float, default=sft.learning_rate, help="(%(default)s)")
     add("--r", type=integer(1), default=d.r, help="rank of LoRA (%(default)s)")
     add("--alpha", type=integer(1), default=d.alpha, help="LoRA's scale (%(default)s)")
@@ -177,6 +184,9 @@ def run(args: argparse.Namespace) -> int:
         folder = tune(backbone, events, validation, annotator, settings, args.out)
         if PartialState().is_main_process:
             write_report(folder, args.out, settings, backbone, len(events), len(unseen))
+            found = json.loads((folder / "validation.json").read_text())
+            if not found["better_than_untuned"]:
+                print(f"mfenv: warning: {verdict(found)}", file=sys.stderr)
     print(f"tuned: {folder}; use it: --backbone {args.backbone} --method ib-tune:{folder}")
     return 0
 

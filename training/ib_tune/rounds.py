@@ -3,8 +3,8 @@
 In each round everybody is played teacher-forced with the mean-field model as it is (so the old
 mean fields are refreshed), the mean-field model is trained for the policy model as it is, and the
 policy model is trained on real actions under the new mean fields. What is finished is kept; killed
-and repeated, a run goes on from its last checkpoint to the same bytes. Which round counts is
-decided on validation events alone.
+and repeated, a run goes on from its last checkpoint to the same bytes. Which round counts, and
+whether a round's policy model is used, is decided on validation events alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import shutil
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from transformers import PrinterCallback, TrainerCallback
 
 from agents.backbones.adapters import adapted
 from agents.backbones.hugging_face import HuggingFaceBackbone
-from agents.learned import ADAPTER, MEAN_FIELD, describe_folder
+from agents.learned import ADAPTER, MEAN_FIELD, TUNED, describe_folder
 from agents.mean_field import BackboneMeanField
 from agents.methods import Method
 from agents.policy import BackbonePolicy
@@ -81,7 +81,8 @@ class IBTuneSettings:
     alpha: int = 64
     """LoRA's scale."""
     policy: SFTSettings = field(default_factory=lambda: SFTSettings(steps=200))
-    """Training of the policy model in a round; its r and alpha are those above."""
+    """Training of the policy model in a round, none if its steps are 0; its r and alpha are those
+    above."""
     agents: int = 160
     """People of each event that are played at most."""
     batch: int = 16
@@ -120,37 +121,45 @@ def tune(
     result = out / "ib-tune"
     if result.exists():
         return result
-    figures: list[dict[str, float]] = []
+    untuned = _Models(backbone, None, None)
+    figures = [_recorded(out / "untuned.json", lambda: untuned.measured_by(validation))]
+    _say_figures("untuned", figures[0])
+    models, measured = [untuned], []
     best = 0
-    models = _Models(backbone, None, None)
-    figures.append(_validated(out / "untuned.json", validation, models))
     for number in range(1, settings.rounds + 1):
         folder = out / f"round-{number}"
-        models = _round(models, number, events, validation, annotator, settings, folder)
-        figures.append(_validated(folder / "validation.json", validation, models))
+        now, record = _round(models[-1], number, events, validation, annotator, settings, folder)
+        models.append(now)
+        measured.append(record)
+        figures.append(_that_count(record))
         if figures[-1]["nll"] < figures[best]["nll"] or best == 0:
             best = number
         else:
             break
-    folders = {
-        "mean-field": out / f"round-{best}" / "mean-field" / MEAN_FIELD.name,
-        "policy": out / f"round-{best}" / "policy" / ADAPTER.name,
-    }
+    tuned = models[best]
     if PartialState().is_main_process:
-        tuned = _Models(backbone, folders["mean-field"], folders["policy"])
         rows = {
             name: validation.samples(m.policy, m.mean_field)
-            for name, m in (("untuned", _Models(backbone, None, None)), ("tuned", tuned))
+            for name, m in (("untuned", untuned), ("tuned", tuned))
         }
         # Beside the result and not in it: they quote people.
         text = json.dumps(rows, ensure_ascii=False, indent=1)
         (out / "samples.json").write_text(text + "\n", encoding="utf-8")
+    found = {
+        "rounds": figures,
+        "chosen": best,
+        "better_than_untuned": figures[best]["nll"] < figures[0]["nll"],
+        "measured": measured,
+    }
+    folders = {"mean-field": tuned.mean_field_folder, "policy": tuned.policy_folder}
     with in_one_move(result) as part:
-        for name, source in folders.items():
-            shutil.copytree(source, part / name, dirs_exist_ok=True)
-        (part / "validation.json").write_text(
-            json.dumps({"rounds": figures, "chosen": best}, indent=1) + "\n"
-        )
+        if PartialState().is_main_process:
+            for name, source in folders.items():
+                if source is not None:
+                    shutil.copytree(source, part / name)
+            (part / "validation.json").write_text(json.dumps(found, indent=1) + "\n")
+            policy = "untuned" if tuned.policy_folder is None else "tuned"
+            describe_folder(part, TUNED, backbone, {"chosen": best, "policy": policy})
     return result
 
 
@@ -174,6 +183,9 @@ class _Models:
             return BackbonePolicy(self.backbone)
         return BackbonePolicy(adapted(self.backbone, str(self.policy_folder))[0])
 
+    def measured_by(self, validation: Validation) -> dict[str, float]:
+        return validation.measure(self.policy, self.mean_field)
+
 
 def _round(
     models: _Models,
@@ -183,7 +195,12 @@ def _round(
     annotator: Annotator,
     settings: IBTuneSettings,
     out: Path,
-) -> _Models:
+) -> tuple[_Models, dict[str, Any]]:
+    """The models after a round, and what was measured of them.
+
+    The new policy model is used if the validation NLL is not worse with it than with the one
+    before, both under the new mean fields.
+    """
     seed = settings.seed + 1000 * number  # of the rounds' data and noise
 
     def played(now: _Models) -> list[list[Step]]:
@@ -211,9 +228,9 @@ def _round(
         )
         _tune_mean_field(models, histories, validation, settings, seed, out)
     tuned = _Models(models.backbone, field_folder, models.policy_folder)
+    sft = settings.policy
     policy_folder = out / "policy" / ADAPTER.name
-    if not policy_folder.exists():
-        sft = settings.policy
+    if sft.steps > 0 and not policy_folder.exists():
         actions = policy_examples(played(tuned), seed=seed, limit=sft.steps * sft.batch)
         _say(f"round {number}: the policy model is trained on {len(actions)} actions")
         train(
@@ -224,7 +241,33 @@ def _round(
             method="mf",
             initial=models.policy_folder,
         )
-    return _Models(models.backbone, field_folder, policy_folder)
+    both = None if sft.steps == 0 else _Models(models.backbone, field_folder, policy_folder)
+
+    def record() -> dict[str, Any]:
+        only = tuned.measured_by(validation)
+        after = None if both is None else both.measured_by(validation)
+        worse = after is not None and not after["nll"] <= only["nll"]
+        return {"mean_field_only": only, "both": after, "policy_rejected": worse}
+
+    found = _recorded(out / "validation.json", record)
+    _say_figures(f"round {number}, mean-field model", found["mean_field_only"])
+    if both is None:
+        return tuned, found
+    _say_figures(f"round {number}, both models", found["both"])
+    if found["policy_rejected"]:
+        _say(
+            f"round {number}: the validation NLL is better with the policy model as it was, so "
+            "that one is kept"
+        )
+        return tuned, found
+    return both, found
+
+
+def _that_count(record: Mapping[str, Any]) -> dict[str, float]:
+    """A round's figures with the policy model that is used after it."""
+    kept = record["both"] is None or record["policy_rejected"]
+    figures: dict[str, float] = record["mean_field_only" if kept else "both"]
+    return figures
 
 
 def _tune_mean_field(
@@ -332,15 +375,21 @@ def _prior(
     return adapted(backbone, str(folder), MEAN_FIELD)[0]
 
 
-def _validated(path: Path, validation: Validation, models: _Models) -> dict[str, float]:
+def _recorded(path: Path, record: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What stands in a file, which ``record`` gives where there is none yet."""
     with PartialState().main_process_first():
         if not path.exists():
-            figures = validation.measure(models.policy, models.mean_field)
+            text = json.dumps(record(), indent=1) + "\n"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(figures, indent=1) + "\n")
-    kept: dict[str, float] = json.loads(path.read_text())
-    _say(f"{path.parent.name}: " + ", ".join(f"{k} {v:.4f}" for k, v in kept.items()))
+            part = path.with_name(path.name + ".part")
+            part.write_text(text)
+            part.replace(path)
+    kept: dict[str, Any] = json.loads(path.read_text())
     return kept
+
+
+def _say_figures(name: str, figures: Mapping[str, float]) -> None:
+    _say(f"{name}: " + ", ".join(f"{k} {v:.4f}" for k, v in figures.items()))
 
 
 def _settings(settings: IBTuneSettings) -> Mapping[str, Any]:
@@ -350,6 +399,11 @@ def _settings(settings: IBTuneSettings) -> Mapping[str, Any]:
     ):
         if value not in allowed:
             raise MfenvError(f"{name} {value!r} is unknown; allowed: {', '.join(allowed)}")
+    if settings.prior == "marginal" and settings.policy.steps == 0:
+        raise MfenvError(
+            "the prior 'marginal' is trained for as many steps as the policy model, and those are "
+            "0; allowed: policy steps of 1 or more, or the prior 'frozen'"
+        )
     return {k: v for k, v in asdict(settings).items() if k != "report_to"}
 
 
