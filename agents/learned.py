@@ -20,9 +20,11 @@ __all__ = [
     "ADAPTER",
     "MEAN_FIELD",
     "PERSONAS",
+    "TUNED",
     "Kind",
     "check_folder",
     "describe_folder",
+    "has_policy",
     "training_of",
 ]
 
@@ -46,7 +48,9 @@ class Kind:
 ADAPTER = Kind("adapter", "sft", ("adapter_config.json", "adapter_model.safetensors"))
 MEAN_FIELD = Kind("mean-field", "ib-tune", ("adapter_config.json", "adapter_model.safetensors"))
 PERSONAS = Kind("personas", "mop", ("personas.json", "gates.safetensors"))
-_KINDS = {k.name: k for k in (ADAPTER, MEAN_FIELD, PERSONAS)}
+TUNED = Kind("ib-tune", "ib-tune", ())
+"""A folder around a mean-field model's and, unless its training says ``untuned``, a policy's."""
+_KINDS = {k.name: k for k in (ADAPTER, MEAN_FIELD, PERSONAS, TUNED)}
 
 
 def describe_folder(
@@ -103,6 +107,14 @@ def check_folder(folder: str, kind: Kind, backbone: Backbone) -> tuple[Path, str
 def training_of(folder: Path) -> dict[str, Any]:
     """How a folder that :func:`check_folder` has accepted was trained."""
     return dict(json.loads((folder / _FILE).read_text(encoding="utf-8"))["training"])
+
+
+def has_policy(folder: str) -> bool:
+    """Whether a result of ``mfenv train ib-tune`` is to hold a tuned policy model."""
+    try:
+        return bool(training_of(Path(folder))["policy"] != "untuned")
+    except (OSError, ValueError, KeyError, TypeError):  # whatever is missing will be asked for
+        return True
 
 
 def _called(described: Mapping[str, str]) -> str:

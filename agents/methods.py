@@ -20,6 +20,7 @@ from agents.light_mean_field import (
     RecentMeanField,
 )
 from mfenv.dynamics.models import MeanFieldModel, PolicyModel
+from mfenv.errors import MfenvError
 
 if TYPE_CHECKING:
     from agents.backbones.sampling import Sampling
@@ -101,10 +102,16 @@ def sft(backbone: Backbone, sampling: Sampling | None = None, folder: str = "") 
 
 
 def ib_tune(backbone: Backbone, sampling: Sampling | None = None, folder: str = "") -> Method:
-    """Both models tuned by ``mfenv train ib-tune``, whose result ``folder`` holds."""
+    """Both models tuned by ``mfenv train ib-tune``, whose result ``folder`` holds.
+
+    Where it kept no tuned policy model, the policy model is the backbone's.
+    """
     from agents.backbones.adapters import adapted
+    from agents.learned import has_policy
 
     field, one = _tuned_mean_field(backbone, folder)
+    if not has_policy(folder):
+        return Method("ib-tune", _policy(backbone, sampling), field, one)
     policy, other = adapted(backbone, _inside(folder, "policy"))
     return Method("ib-tune", _policy(policy, sampling), field, f"{one}+{other}")
 
@@ -122,8 +129,15 @@ def ib_tune_policy(
 ) -> Method:
     """The policy model that ``mfenv train ib-tune`` tuned; the backbone writes the mean field."""
     from agents.backbones.adapters import adapted
+    from agents.learned import has_policy
     from agents.mean_field import BackboneMeanField
 
+    if not has_policy(folder):
+        raise MfenvError(
+            f"ib-tune-policy:{folder}: that training kept no tuned policy model (--policy-steps 0, "
+            f"or the validation NLL was better without it); use ib-tune:{folder}, which is its "
+            "mean-field model with the untuned policy model"
+        )
     policy, revision = adapted(backbone, _inside(folder, "policy"))
     mean_field = BackboneMeanField(backbone)
     return Method("ib-tune-policy", _policy(policy, sampling), mean_field, revision)

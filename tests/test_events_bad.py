@@ -14,7 +14,7 @@ import pytest
 
 from mfenv.cli import main
 from mfenv.errors import DataError, MfenvError
-from mfenv.events import iter_events, load_events
+from mfenv.events import iter_events, iter_heads, load_events
 
 Record = dict[str, Any]
 
@@ -634,6 +634,38 @@ def test_parquet_one_event_does_not_check_the_others(tmp_path: Path) -> None:
     assert [e.event_id for e in load_events(path, event_ids=["e2", "e0"])] == ["e0", "e2"]
     with pytest.raises(MfenvError, match=r"no event 'e7'.*it has 3, for example e"):
         load_events(path, event_ids=["e7"])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("event_id", None), ("event_id", ""), ("event_id", "e0"), ("posts", None), ("posts", [])],
+)
+def test_parquet_heads_name_the_same_fault(tmp_path: Path, field: str, value: Any) -> None:
+    event = weibo_event() | {field: value}
+    rows = [weibo_event("e0"), weibo_event("e2"), event]
+    path = write_parquet(tmp_path / "a.parquet", rows)
+    with pytest.raises(DataError) as whole:
+        load_events(path)
+    with pytest.raises(DataError) as heads:
+        list(iter_heads(path))
+    assert heads.value == whole.value
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(DataError, match="cut off"):
+        list(iter_heads(path))
+
+
+def test_heads_of_other_formats_are_checked_whole(tmp_path: Path) -> None:
+    event = jsonl_event()
+    event["posts"][1]["t"] = -1
+    with pytest.raises(DataError, match="line 2, post 1"):
+        list(iter_heads(write_lines(tmp_path / "a.jsonl", [jsonl_event("e0"), event])))
+    posts = rumdect_event()
+    posts[1]["t"] = "soon"
+    with pytest.raises(DataError, match=r"e1\.json.*post 1"):
+        list(iter_heads(write_folder(tmp_path / "events", {"e0": rumdect_event(), "e1": posts})))
+    for name in ("absent.parquet", "absent.jsonl"):
+        with pytest.raises(MfenvError, match="no such file"):
+            list(iter_heads(tmp_path / name))
 
 
 # Paths and the command line: one line, exit code 2, no traceback.

@@ -17,7 +17,7 @@ import pytest
 
 from mfenv.cli import main
 from mfenv.errors import MfenvError
-from mfenv.events import Event, Posts, Profile, load_events, write_jsonl
+from mfenv.events import Event, Posts, Profile, iter_heads, load_events, write_jsonl
 from mfenv.events.event import Post
 from mfenv.labels import encode_code
 
@@ -258,6 +258,8 @@ def test_convert_and_describe_agree(tmp_path: Path, capsys: pytest.CaptureFixtur
     }
     for a, b in zip(load_events(src), load_events(dst), strict=True):
         assert_same(a, b)
+    for path in (src, dst):
+        assert list(iter_heads(path)) == [e.head for e in load_events(path)]
     assert main(["data", "convert", str(src), str(tmp_path / "b.csv")]) == 2
     assert main(["data", "convert", str(dst), str(dst)]) == 2
     assert len(load_events(dst)) == 2
@@ -282,6 +284,7 @@ def test_convert_and_describe_agree(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_real_counts(name: str, events: int, posts: int, language: str) -> None:
     loaded = load_events(data_file(name))
     assert len(loaded) == events
+    assert list(iter_heads(data_file(name))) == [e.head for e in loaded]
     assert sum(len(e.posts) for e in loaded) == posts
     assert {e.language for e in loaded} == {language}
     for event in loaded:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import html
 import json
 import os
@@ -11,9 +12,12 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -28,19 +32,25 @@ from mfenv.cli import main
 from mfenv.distributions import shares
 from mfenv.dynamics.assemble import build_annotator, make_method
 from mfenv.dynamics.mean_field_text import parse_shares, render, with_shares
-from mfenv.errors import MfenvError
+from mfenv.errors import DataError, MfenvError
+from mfenv.events import load_events
 from mfenv.events.jsonl import write_jsonl
 from mfenv.events.synthetic.generator import SyntheticSociety
 from mfenv.noise import NoiseKey
 from tests import planted_facts
-from tests.planted_facts import MUSIC, WEATHER
+from tests.planted_facts import MUSIC, TOPIC, WEATHER
+from tests.test_events_bad import weibo_event, write_parquet
+from tests.test_events_good import assert_same
 from tests.tiny_models import write_tiny
 from training.configs import known
 from training.datasets import mean_field_histories, policy_examples, teacher_forced
-from training.ib_tune.command import add_arguments
+from training.ib_tune.command import add_arguments, chosen_events
 from training.ib_tune.relevance import Relevance, action_log_probabilities
+from training.ib_tune.report import write_report
+from training.ib_tune.rounds import IBTuneSettings, step_arguments, tune
 from training.ib_tune.trainer import IBTuneConfig, IBTuneTrainer
-from training.sft import lora
+from training.ib_tune.validation import Validation
+from training.sft import SFTSettings, lora
 
 COLUMNS = ("topic", "language", "states", "actions")
 
@@ -335,6 +345,7 @@ def test_data_sets_are_what_the_process_would_read(tiny):
     assert Counter(a.text for a in actions) == Counter(
         t for e in events for t in e.posts.texts[1:25]
     )
+    assert policy_examples(steps, seed=1, limit=5) == actions[:5]
     fields = {(r["event"], r["step"] + 1): r["mean_field"] for r in histories}
     for a in actions:
         step = (a.post - 1) // 8
@@ -349,6 +360,61 @@ def test_an_event_of_one_step_is_no_history(tiny):
     )  # fmt: skip
     with pytest.raises(MfenvError, match="no event is long enough for a history"):
         mean_field_histories(steps, tiny.prompts, seed=1)
+
+
+# -- the choice of the events --------------------------------------------------------------
+
+
+def many_events(path):
+    """Sixty events of three to eight posts, two in a row group."""
+    rows = []
+    for i in range(60):
+        row = weibo_event(f"e{i}")
+        row["posts"] += [row["posts"][-1] | {"t_offset": 20.0 + k} for k in range(i % 5)]
+        rows.append(row)
+    return rows, write_parquet(path, rows)
+
+
+def test_events_are_chosen_by_their_hashes_and_no_others_are_decoded(tmp_path):
+    rows, path = many_events(tmp_path / "a.parquet")
+    whole = [e for e in load_events(path) if len(e.posts) >= 6]
+    whole.sort(key=lambda e: hashlib.sha256(e.event_id.encode()).hexdigest())
+    chosen = chosen_events(path, 4, 6)
+    assert len(chosen) == 4
+    for a, b in zip(chosen, whole[:4], strict=True):
+        assert_same(a, b)
+    assert len(chosen_events(path, 1000, 6)) == len(whole)
+    # The texts of a row group without one of them may be anything; those of theirs may not.
+    places = {r["event_id"]: i // 2 for i, r in enumerate(rows)}
+    used = {places[e.event_id] for e in chosen}
+    meta, data = pq.ParquetFile(path).metadata, path.read_bytes()
+    for group in (next(iter(set(range(30)) - used)), next(iter(used))):
+        column = next(
+            c for c in map(meta.row_group(group).column, range(meta.num_columns))
+            if c.path_in_schema.endswith(".text")
+        )  # fmt: skip
+        start = column.dictionary_page_offset or column.data_page_offset
+        path.write_bytes(data[:start] + b"\xff" * 16 + data[start + 16 :])
+        if group in used:
+            with pytest.raises(DataError, match="cannot be read, the file may be damaged"):
+                chosen_events(path, 4, 6)
+        else:
+            for a, b in zip(chosen_events(path, 4, 6), chosen, strict=True):
+                assert_same(a, b)
+
+
+def test_a_bad_record_of_a_chosen_event_is_named(tmp_path):
+    rows, path = many_events(tmp_path / "a.parquet")
+    (first, *_) = chosen_events(path, 4, 6)
+    row = next(r for r in rows if r["event_id"] == first.event_id)
+    row["posts"][2]["t_offset"] = -1.0
+    write_parquet(path, rows)
+    with pytest.raises(DataError, match=f"event {first.event_id}, post 2: field t_offset"):
+        chosen_events(path, 4, 6)
+    write_jsonl([*load_events(path, event_ids=["e0", "e5"]), *SyntheticSociety(1).events(1)],
+                tmp_path / "b.jsonl")  # fmt: skip
+    with pytest.raises(MfenvError, match=r"several languages \(en, zh\)"):
+        chosen_events(tmp_path / "b.jsonl", 1, 2)
 
 
 # -- the command -------------------------------------------------------------------------------
@@ -435,10 +501,14 @@ def test_its_result_is_a_method(world, tuned, tmp_path, capsys):
     found = json.loads((tuned / "validation.json").read_text())
     assert 1 <= found["chosen"] < len(found["rounds"])
     assert set(found["rounds"][0]) >= {"nll", "nll_without", "gap", "kl"}
+    for counted, row in zip(found["rounds"][1:], found["measured"], strict=True):
+        assert row["policy_rejected"] == (row["both"]["nll"] > row["mean_field_only"]["nll"])
+        assert counted == row["mean_field_only" if row["policy_rejected"] else "both"]
     card = (tuned / "README.md").read_text()
     assert "IB-Tune adapters" in card
     untuned, best = (found["rounds"][k]["nll"] for k in (0, found["chosen"]))
     assert ("the tuning did not help" in card) == (best >= untuned)
+    assert found["better_than_untuned"] == (best < untuned)
     page = (tuned.parent / "report.html").read_text()
     assert "data:image/png;base64," in page
     samples = json.loads((tuned.parent / "samples.json").read_text())
@@ -452,6 +522,74 @@ def test_its_result_is_a_method(world, tuned, tmp_path, capsys):
             "eval_nll", "eval_nll_without", "eval_kl"} <= keys  # fmt: skip
 
 
+@pytest.mark.slow
+def test_the_mean_field_model_alone(world, tmp_path, capsys):
+    """Its steps are of no length, so it cannot help, which is said also where the result stands."""
+    short = ("--rounds", "1", "--steps", "2", "--learning-rate", "1e-30", "--policy-steps", "0")
+    for _ in range(2):
+        assert main(command(world, tmp_path, *short)) == 0
+        printed = capsys.readouterr().err.splitlines()
+        assert [x for x in printed if "the tuning did not help" in x] == [printed[-1]]
+    folder = tmp_path / "ib-tune"
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "README.md", "mean-field", "mfenv.json", "validation.json",
+    ]  # fmt: skip
+    backbone = HuggingFaceBackbone.load(world / "tiny", name="tiny")
+    both, plain = make_method(f"ib-tune:{folder}", backbone), make_method("mf", backbone)
+    assert both.policy == plain.policy
+    assert both.mean_field == make_method(f"ib-tune-mean-field:{folder}", backbone).mean_field
+    assert both.mean_field != plain.mean_field
+    assert both.revision
+    with pytest.raises(MfenvError, match=r"kept no tuned policy model.*use ib-tune:"):
+        make_method(f"ib-tune-policy:{folder}", backbone)
+    with pytest.raises(MfenvError, match="holds 'ib-tune', not 'adapter'; use ib-tune:"):
+        make_method(f"sft:{folder}", backbone)
+    found = json.loads((folder / "validation.json").read_text())
+    (row,) = found["measured"]
+    assert row == json.loads((tmp_path / "round-1" / "validation.json").read_text())
+    assert (row["both"], row["policy_rejected"]) == (None, False)
+    assert found["rounds"][1] == row["mean_field_only"] == found["rounds"][0]
+    assert found["better_than_untuned"] is False
+    assert "for the untuned policy model" in (folder / "README.md").read_text()
+    assert "round 1, mean-field model" in (tmp_path / "report.html").read_text()
+    argv = command(world, tmp_path / "o", "--policy-steps", "0", "--prior", "marginal")
+    assert main(argv) == 2
+    assert "policy steps of 1 or more, or the prior 'frozen'" in capsys.readouterr().err
+
+
+def test_a_policy_model_that_is_worse_is_not_used(weather, tmp_path, capsys):
+    """In each round it learns from people who all say what nobody says in the validation."""
+
+    def saying(word, events):
+        return [replace(e, posts=replace(e.posts, texts=[TOPIC, *[word] * 8])) for e in events]
+
+    judge = build_annotator("classifier")
+    settings = IBTuneSettings(
+        rounds=2, steps=1, group=2, histories=2, learning_rate=1e-30, r=4, agents=8, batch=4,
+        save_steps=1, report_to="none",
+        policy=SFTSettings(r=4, steps=20, batch=8, learning_rate=1e-2),
+    )  # fmt: skip
+    unseen = saying("yes", planted_facts.events(6, 8))
+    validation = Validation(unseen, judge, agents=8, warmup=4, batch=4)
+    events = saying(TOPIC, planted_facts.events(8, 7))
+    folder = tune(weather, events, validation, judge, settings, tmp_path)
+    printed = capsys.readouterr().err.splitlines()
+    found = json.loads((folder / "validation.json").read_text())
+    assert [row["policy_rejected"] for row in found["measured"]] == [True, True]
+    for number, row in enumerate(found["measured"], start=1):
+        assert row["both"]["nll"] > row["mean_field_only"]["nll"] + 0.5
+        assert row["mean_field_only"] == found["rounds"][number] == found["rounds"][0]
+        assert any(x.startswith(f"round {number}: the validation NLL is better") for x in printed)
+    assert (found["chosen"], found["better_than_untuned"]) == (1, False)
+    write_report(folder, tmp_path, settings, weather, 8, 6)
+    card = (folder / "README.md").read_text()
+    assert "the tuning did not help" in card
+    assert "In round 2 the tuned policy model made it worse" in card
+    assert "round 1, policy model too (not used)" in card
+    assert not (folder / "policy").exists()
+    assert make_method(f"ib-tune:{folder}", weather).policy == BackbonePolicy(weather)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -462,6 +600,7 @@ def test_its_result_is_a_method(world, tuned, tmp_path, capsys):
         (["--min-posts", "500"], "no event has 500 posts"),
         (["--batch", "20"], "no event is long enough"),
         (["--prior", "none"], "invalid choice: 'none'"),
+        (["--vllm", "on"], "invalid choice: 'on'"),
         (["--train", "{world}/empty.jsonl"], "no event has a reaction"),
         (["--train", "{world}/absent.jsonl"], "absent.jsonl"),
     ],
@@ -490,6 +629,34 @@ def test_settings_that_cannot_be_meant_are_refused(tmp_path):
         config(tmp_path, relevance_weight=-1.0)
     with pytest.raises(MfenvError, match="num_generations 1 is not allowed"):
         config(tmp_path, num_generations=1)
+
+
+def test_vllm_passes_through(tmp_path):
+    (tmp_path / "settings.toml").write_text('vllm = "server"')
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    argv = ["--backbone", "x", "--train", "y", "--validation", "z", "--out", "o"]
+    modes = {"--vllm": "colocate", "--config": str(tmp_path / "settings.toml")}
+    chosen = [parser.parse_args([*argv, *pair]).vllm for pair in ((), *modes.items())]
+    assert chosen == ["off", "colocate", "server"]
+    made = [step_arguments(IBTuneSettings(vllm=v), tmp_path, seed=0, on_gpu=False) for v in chosen]
+    assert [a.use_vllm for a in made] == [False, True, True]
+    assert [a.vllm_mode for a in made[1:]] == chosen[1:]
+
+
+def test_vllm_where_it_cannot_be_gets_one_line(world, tmp_path, capsys):
+    """Its grammar is named before what has to be installed; nothing has been written."""
+    write_tiny(tmp_path / "free", tagged=False)
+    for backbone, words in (
+        (world / "tiny", "a grammar that vLLM does not know; leave --vllm off"),
+        (tmp_path / "free", "pip install 'mfenv[vllm]'"),
+    ):
+        if "pip" in words and find_spec("vllm") is not None:
+            pytest.skip("vLLM is installed")
+        argv = command(world, tmp_path / "out", "--backbone", f"hf:{backbone}", "--vllm", "server")
+        assert main(argv) == 2
+        assert words in capsys.readouterr().err.splitlines()[-1]
+        assert not list((tmp_path / "out").glob("*.json"))
 
 
 def test_relevance_is_beta_times_the_mean_log_probability(tiny):

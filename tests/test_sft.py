@@ -28,7 +28,7 @@ from mfenv.events.jsonl import write_jsonl
 from tests.planted import planted_events
 from tests.test_prompts import family_backbone
 from tests.tiny_models import write_tiny
-from training.actions import actions_of, held_out, likelihoods
+from training.actions import actions_of, held_out, likelihoods, read_actions
 from training.packing import IGNORED
 from training.sft import SFTSettings, _dataset, pairs, train
 
@@ -205,6 +205,28 @@ def test_a_wrong_method_gets_one_line(weights, adapter, tmp_path, capsys, method
     printed = capsys.readouterr().err.splitlines()[-1]
     assert printed.startswith("mfenv: error: ")
     assert all(word.format(**fill) in printed for word in words), printed
+
+
+def test_actions_read_from_a_file_are_those_of_its_events(tmp_path):
+    events = [*planted_events(5, by="state"), *planted_events(1, by="state", seed=3, posts=1)]
+    write_jsonl(events, tmp_path / "events.jsonl")
+    reacted = [e for e in events if len(e.posts) > 1]
+    for cap, limit in ((200, None), (3, 7), (200, 2)):
+        read = read_actions(tmp_path / "events.jsonl", seed=4, cap=cap, limit=limit)
+        assert read == actions_of(reacted, seed=4, cap=cap, limit=limit)
+
+
+@pytest.mark.parametrize("method", ["state", "mf"])
+def test_a_bad_record_is_named_before_anything_is_trained(weights, tmp_path, capsys, method):
+    path, out = tmp_path / "events.jsonl", tmp_path / "out"
+    write_jsonl(planted_events(3, by="state", posts=20), path)
+    lines = path.read_text().splitlines()
+    lines[2] = lines[2].replace('"author":3', '"author":-3', 1)
+    path.write_text("\n".join(lines))
+    argv = ["train", "sft", "--backbone", f"hf:{weights}", "--train", str(path), "--steps", "1"]
+    assert main([*argv, "--method", method, "--out", str(out)]) == 2
+    assert "record line 3, post" in capsys.readouterr().err.splitlines()[-1]
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("command", ["sft", "mop"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from agents.backbones.base import Score
 from mfenv.dynamics.models import ActionRequest
 from mfenv.errors import MfenvError
-from mfenv.events.event import Event
-from mfenv.events.load import load_events
+from mfenv.events.event import Event, EventHead
+from mfenv.events.load import iter_events, iter_heads, load_events
 from mfenv.noise import NoiseKey, uniform
 from mfenv.states import state_text
 
@@ -26,7 +26,10 @@ __all__ = [
     "fingerprint",
     "held_out",
     "likelihoods",
+    "read_actions",
     "read_events",
+    "read_heads",
+    "stream_events",
     "told",
 ]
 
@@ -64,14 +67,31 @@ class Scorer(Protocol):
 def read_events(path: Path) -> list[Event]:
     """Load events, all of one language and with reactions; ``MfenvError`` otherwise."""
     events = [e for e in load_events(path) if len(e.posts) > 1]
-    if not events:
+    _with_reactions(path, (e.head for e in events))
+    return events
+
+
+def read_heads(path: Path) -> list[EventHead]:
+    """What :func:`read_events` would load, without its posts (:func:`iter_heads`)."""
+    return _with_reactions(path, iter_heads(path))
+
+
+def stream_events(path: Path) -> Iterator[Event]:
+    """The events of :func:`read_events` one at a time; all are checked before the first."""
+    _with_reactions(path, (e.head for e in iter_events(path)))
+    return (e for e in iter_events(path) if len(e.posts) > 1)
+
+
+def _with_reactions(path: Path, heads: Iterable[EventHead]) -> list[EventHead]:
+    kept = [h for h in heads if h.posts > 1]
+    if not kept:
         raise MfenvError(f"{path}: no event has a reaction; nothing can be learned from it")
-    languages = sorted({e.language for e in events})
+    languages = sorted({h.language for h in kept})
     if len(languages) > 1:
         raise MfenvError(
             f"{path}: events in several languages ({', '.join(languages)}); train on one at a time"
         )
-    return events
+    return kept
 
 
 def actions_of(
@@ -81,15 +101,39 @@ def actions_of(
 
     Which ones, and their order, is a pure function of the events and the seed.
     """
-    chosen: list[tuple[float, int, int]] = []
-    for i, event in enumerate(events):
-        posts = np.arange(1, len(event.posts))
+    places = _places([len(e.posts) for e in events], seed, cap, limit)
+    return [_action(events[i], i, post) for i, post in places]
+
+
+def read_actions(path: Path, *, seed: int, cap: int, limit: int | None = None) -> list[RealAction]:
+    """:func:`actions_of` the events of :func:`read_events`, of which one is held at a time.
+
+    They are chosen by the numbers of posts alone; events with none of them are not read.
+    """
+    heads = read_heads(path)
+    places = _places([h.posts for h in heads], seed, cap, limit)
+    posts: dict[str, list[tuple[int, int]]] = {}
+    for i, post in places:
+        posts.setdefault(heads[i].event_id, []).append((i, post))
+    found = {
+        (i, post): _action(event, i, post)
+        for event in iter_events(path, event_ids=posts)
+        for i, post in posts[event.event_id]
+    }
+    return [found[place] for place in places]
+
+
+def _places(sizes: Sequence[int], seed: int, cap: int, limit: int | None) -> list[tuple[int, int]]:
+    """Event and post of each action of :func:`actions_of`, for events of so many posts."""
+    chosen: list[tuple[int, int]] = []
+    for i, size in enumerate(sizes):
+        posts = np.arange(1, size)
         u = uniform(seed, _CHOICE, i, posts)
-        chosen += [(float(u[k]), i, int(posts[k])) for k in np.argsort(u, kind="stable")[:cap]]
-    if len(events) > 1:  # a stretch of the order has people of many events
-        order = uniform(seed, _CHOICE + 1, [c[1] for c in chosen], [c[2] for c in chosen])
+        chosen += [(i, int(posts[k])) for k in np.argsort(u, kind="stable")[:cap]]
+    if len(sizes) > 1:  # a stretch of the order has people of many events
+        order = uniform(seed, _CHOICE + 1, [c[0] for c in chosen], [c[1] for c in chosen])
         chosen = [chosen[k] for k in np.argsort(order, kind="stable")]
-    return [_action(events[i], i, post) for _, i, post in chosen[:limit]]
+    return chosen[:limit]
 
 
 def _action(event: Event, i: int, post: int) -> RealAction:

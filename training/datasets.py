@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from heapq import nsmallest
 from itertools import islice
 
 import datasets
@@ -88,22 +90,31 @@ def policy_examples(
     steps: Iterable[Sequence[Step]], *, seed: int, limit: int | None = None
 ) -> list[RealAction]:
     """What each person wrote, with the mean field that they read; in an order by ``seed``."""
-    rows = [
-        RealAction(
-            event=s.event,
-            post=request.key.agent + 1,
-            topic=request.topic,
-            language=request.language,
-            state=request.state,
-            text=text,
-            mean_field=request.mean_field,
-        )
-        for event in steps
-        for s in event
-        for request, text in zip(s.requests, s.texts, strict=True)
-    ]
-    order = uniform(seed, _ORDER, [r.event for r in rows], [r.post for r in rows])
-    return [rows[int(k)] for k in np.argsort(order, kind="stable")[:limit]]
+
+    def placed() -> Iterator[tuple[float, RealAction]]:
+        for event in steps:
+            for s in event:
+                posts = [r.key.agent + 1 for r in s.requests]
+                order = uniform(seed, _ORDER, s.event, posts)
+                for place, post, request, text in zip(
+                    order, posts, s.requests, s.texts, strict=True
+                ):
+                    yield (
+                        float(place),
+                        RealAction(
+                            event=s.event,
+                            post=post,
+                            topic=request.topic,
+                            language=request.language,
+                            state=request.state,
+                            text=text,
+                            mean_field=request.mean_field,
+                        ),
+                    )
+
+    # With a limit no more than those are held.
+    first = sorted if limit is None else partial(nsmallest, limit)
+    return [action for _, action in first(placed(), key=lambda row: row[0])]
 
 
 def mean_field_histories(

@@ -51,6 +51,7 @@ from training.actions import (
     fingerprint,
     held_out,
     likelihoods,
+    read_actions,
     read_events,
     told,
 )
@@ -331,8 +332,9 @@ def run(args: argparse.Namespace) -> int:
     events = read_events(args.train)
     held = None
     if args.validation is not None:
-        unseen, limit = read_events(args.validation), args.validation_actions
-        held = actions_of(unseen, seed=args.seed, cap=args.cap, limit=limit)
+        held = read_actions(
+            args.validation, seed=args.seed, cap=args.cap, limit=args.validation_actions
+        )
     backbone = build_backbone(args.backbone)
     with RunLock(args.out):
         folder = train(backbone, events, settings, args.out)

@@ -13,8 +13,9 @@ import argparse
 import json
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,13 @@ from agents.prompts import REACTION_CHARACTERS, clip
 from mfenv.cli import integer
 from mfenv.dynamics.assemble import AUTO, build_annotator, build_backbone
 from mfenv.errors import MfenvError
-from mfenv.events.event import Event
 from training.actions import (
     RealAction,
-    actions_of,
     fingerprint,
     held_out,
     likelihoods,
-    read_events,
+    read_actions,
+    stream_events,
     told,
 )
 from training.backbone import last_checkpoint
@@ -285,14 +285,17 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         save_steps=args.save_steps,
     )
-    events = read_events(args.train)
-    unseen = [] if args.validation is None else read_events(args.validation)
+    size = settings.steps * settings.batch
+    # Both files are read, or checked where the events are played, before anything is computed.
+    chosen = _actions(args, args.train, size)
+    unseen = None
+    if args.validation is not None:
+        unseen = _actions(args, args.validation, args.validation_actions)
     backbone = local(build_backbone(args.backbone))
     with one_run(args.out):
-        actions = _actions(args, backbone, events, None)
-        folder = train(backbone, actions, settings, args.out, method=args.method)
-        if unseen:
-            held = _actions(args, backbone, unseen, args.validation_actions)
+        folder = train(backbone, chosen(backbone), settings, args.out, method=args.method)
+        if unseen is not None:
+            held = unseen(backbone)
             tuned, _ = adapted(backbone, str(folder))
             scored = {
                 args.method: likelihoods(BackbonePolicy(backbone), held),
@@ -306,15 +309,23 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _actions(
-    args: argparse.Namespace,
-    backbone: HuggingFaceBackbone,
-    events: Sequence[Event],
-    limit: int | None,
-) -> list[RealAction]:
-    """Real actions with what the agents of the method know."""
+    args: argparse.Namespace, path: Path, limit: int
+) -> Callable[[HuggingFaceBackbone], list[RealAction]]:
+    """Real actions with what the agents of the method know, for the backbone that plays them."""
     if args.method == "state":
-        return actions_of(events, seed=args.seed, cap=args.cap, limit=limit)
-    steps = teacher_forced(
-        events, mf(backbone), build_annotator(AUTO, events[0]), agents=args.agents, seed=args.seed
-    )
-    return policy_examples(steps, seed=args.seed, limit=limit)
+        actions = read_actions(path, seed=args.seed, cap=args.cap, limit=limit)
+        return lambda _: actions
+    events = stream_events(path)
+
+    def played(backbone: HuggingFaceBackbone) -> list[RealAction]:
+        first = next(events)
+        steps = teacher_forced(
+            chain([first], events),
+            mf(backbone),
+            build_annotator(AUTO, first),
+            agents=args.agents,
+            seed=args.seed,
+        )
+        return policy_examples(steps, seed=args.seed, limit=limit)
+
+    return played

@@ -224,9 +224,9 @@ class Intake:
         """Return the event without its bad posts, or ``None`` if it cannot stand."""
         faults = draft.faults
         _check_posts(draft)
-        head = draft.fault or _head_fault(draft) or self._duplicate(draft.event_id)
-        if head is None and len(draft.texts) == 0:
-            head = ("posts", "must hold at least one post, the source")
+        head = (
+            draft.fault or _head_fault(draft) or self._first_seen(draft.event_id, len(draft.texts))
+        )
         if head is not None:
             self.reject(draft.file, draft.record, head, draft.raw_event)
         for i in sorted(faults):
@@ -244,11 +244,15 @@ class Intake:
         self.report.posts += len(event.posts)
         return event
 
-    def _duplicate(self, event_id: str) -> Fault | None:
+    def head_fault(self, event_id: Any, posts: int) -> Fault | None:
+        """Say what is wrong with an event of which only its id and its size have been read."""
+        return _id_fault(event_id) or self._first_seen(event_id, posts)
+
+    def _first_seen(self, event_id: str, posts: int) -> Fault | None:
         if event_id in self._seen:
             return ("event_id", f"duplicate id {show(event_id)}")
         self._seen.add(event_id)
-        return None
+        return None if posts > 0 else ("posts", "must hold at least one post, the source")
 
     def _build_kept(self, draft: Draft) -> Event:
         n = len(draft.texts)
@@ -278,12 +282,16 @@ class Intake:
         return _build(draft)
 
 
-def _head_fault(draft: Draft) -> Fault | None:
-    problem = text_problem(draft.event_id, empty=False)
-    if problem is None and len(draft.event_id) > _MAX_ID_LENGTH:
+def _id_fault(event_id: Any) -> Fault | None:
+    problem = text_problem(event_id, empty=False)
+    if problem is None and len(event_id) > _MAX_ID_LENGTH:
         problem = f"is longer than {_MAX_ID_LENGTH} characters"
-    if problem is not None:
-        return ("event_id", problem.replace("no text", "missing"))
+    return None if problem is None else ("event_id", problem.replace("no text", "missing"))
+
+
+def _head_fault(draft: Draft) -> Fault | None:
+    if (fault := _id_fault(draft.event_id)) is not None:
+        return fault
     problem = None if draft.topic_is_source else text_problem(draft.topic, empty=False)
     if problem is not None:
         return ("topic", problem)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mfenv.labels import Labels
 
-__all__ = ["DOMAINS", "Event", "Post", "Posts", "Profile"]
+__all__ = ["DOMAINS", "Event", "EventHead", "Post", "Posts", "Profile"]
 
 DOMAINS: tuple[str, ...] = (
     "Crime",
@@ -116,3 +116,18 @@ class Event:
         return {"true": True, "non-rumor": True, "false": False, "rumor": False}.get(
             self.label or ""
         )
+
+    @property
+    def head(self) -> EventHead:
+        """Enough to choose the event by."""
+        return EventHead(self.event_id, self.language, len(self.posts))
+
+
+@dataclass(frozen=True, slots=True)
+class EventHead:
+    """What events are chosen by, before their posts are read."""
+
+    event_id: str
+    language: str
+    posts: int
+    """Number of posts, the source included."""

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from mfenv.errors import MfenvError
 from mfenv.events.checks import Intake
-from mfenv.events.event import Event
+from mfenv.events.event import Event, EventHead
 from mfenv.events.quarantine import LoadReport, Quarantine
 
-__all__ = ["EventReader", "default_quarantine", "iter_events", "load_events"]
+__all__ = ["EventReader", "default_quarantine", "iter_events", "iter_heads", "load_events"]
 
 _log = logging.getLogger(__name__)
 _FORMATS = "a .parquet file, a .jsonl file, or a folder with one JSON list of posts per event"
@@ -63,6 +63,28 @@ def iter_events(
     else:
         target = Path(skip_bad)
     return EventReader(path, target, event_ids)
+
+
+def iter_heads(path: Path | str) -> Iterator[EventHead]:
+    """Ids, languages and numbers of posts, in the order of the file, to choose events by.
+
+    One event is held at a time. Of a ``.parquet`` file only the ids and one narrow column of the
+    posts are decoded; what is malformed in the others shows once the events are loaded. Other
+    formats are read and checked whole.
+
+    Raises:
+        DataError: a record is malformed.
+        MfenvError: the path cannot be read.
+    """
+    path = Path(path)
+    if path.suffix == ".parquet" and path.is_file():
+        from mfenv.events.parquet import iter_parquet_heads
+
+        with Quarantine() as quarantine:
+            yield from iter_parquet_heads(path, Intake(quarantine, LoadReport()))
+    else:
+        for event in iter_events(path):
+            yield event.head
 
 
 class EventReader:

@@ -23,9 +23,10 @@ are not known: every post but the first hangs on the first, as "parent not kept"
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,14 +43,16 @@ from mfenv.events.checks import (
     show_name,
     text_problem,
 )
-from mfenv.events.event import Event, Profile
+from mfenv.events.event import Event, EventHead, Profile
 from mfenv.events.quarantine import describe_os_error
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-__all__ = ["iter_parquet"]
+__all__ = ["iter_parquet", "iter_parquet_heads"]
+
+T = TypeVar("T")
 
 _HEAD = ("event_id", "source", "label", "domain", "topic", "posts")
 _BATCH = 64  # events converted at a time
@@ -137,6 +140,40 @@ def iter_parquet(path: Path, intake: Intake, event_ids: frozenset[str] | None) -
     With ``event_ids`` only the row groups that hold one of them are read. Raises ``DataError``
     for a file that is no Parquet, is cut off, or lacks columns.
     """
+    with _opened(path) as file:
+        schema = _detect(path, file.schema_arrow)
+        columns = [c for c in file.schema_arrow.names if c in (*_HEAD, *schema.meta, "users")]
+        yield from _converted(
+            path,
+            file,
+            columns,
+            intake,
+            event_ids,
+            lambda batch, row: _events(path, schema, batch, row, intake, event_ids),
+        )
+
+
+def iter_parquet_heads(path: Path, intake: Intake) -> Iterator[EventHead]:
+    """Yield ids and numbers of posts in the order of the rows; of posts one column is decoded.
+
+    Raises ``DataError`` as :func:`iter_parquet` does, but for what stands in the other columns.
+    """
+    with _opened(path) as file:
+        schema = _detect(path, file.schema_arrow)
+        leaves = [file.schema.column(i).path for i in range(len(file.schema))]
+        size = next(x for x in leaves if x.startswith("posts.") and x.endswith(".user"))
+        yield from _converted(
+            path,
+            file,
+            ["event_id", size],
+            intake,
+            None,
+            lambda batch, row: _heads(path, schema, batch, row, intake),
+        )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -148,22 +185,38 @@ def iter_parquet(path: Path, intake: Intake, event_ids: frozenset[str] | None) -
         problem = f"no complete Parquet file, it may be cut off ({_first_line(e)})"
         raise DataError(str(path), "file", "footer", problem) from e
     with file:
-        schema = _detect(path, file.schema_arrow)
-        columns = [c for c in file.schema_arrow.names if c in (*_HEAD, *schema.meta, "users")]
-        row = 0
-        for group in range(file.num_row_groups):
-            n_rows = file.metadata.row_group(group).num_rows
-            try:
-                if event_ids is None or _holds(file, group, event_ids):
-                    start = row
-                    for batch in file.iter_batches(_BATCH, row_groups=[group], columns=columns):
-                        yield from _events(path, schema, batch, start, intake, event_ids)
-                        start += batch.num_rows
-            except (pa.ArrowException, OSError) as e:
-                problem = f"cannot be read, the file may be damaged ({_first_line(e)})"
-                record = f"rows {row} to {row + n_rows - 1}"
-                intake.reject(str(path), record, ("row group", problem), lambda: None)
-            row += n_rows
+        yield file
+
+
+def _converted(
+    path: Path,
+    file: pq.ParquetFile,
+    columns: Sequence[str],
+    intake: Intake,
+    event_ids: frozenset[str] | None,
+    convert: Callable[[pa.RecordBatch, int], Iterator[T]],
+) -> Iterator[T]:
+    """The row groups that hold one of the events (``None``: all), some rows at a time.
+
+    ``convert`` takes rows and the number of the first one; a row group that cannot be read goes
+    to ``intake``.
+    """
+    import pyarrow as pa
+
+    row = 0
+    for group in range(file.num_row_groups):
+        n_rows = file.metadata.row_group(group).num_rows
+        start = row
+        try:
+            if event_ids is None or _holds(file, group, event_ids):
+                for batch in file.iter_batches(_BATCH, row_groups=[group], columns=columns):
+                    yield from convert(batch, start)
+                    start += batch.num_rows
+        except (pa.ArrowException, OSError) as e:
+            problem = f"cannot be read, the file may be damaged ({_first_line(e)})"
+            record = f"rows {row} to {row + n_rows - 1}"
+            intake.reject(str(path), record, ("row group", problem), lambda: None)
+        row += n_rows
 
 
 def _first_line(error: Exception) -> str:
@@ -262,6 +315,19 @@ class _Columns:
     faults: dict[int, Fault]
 
 
+def _heads(
+    path: Path, schema: _Schema, batch: pa.RecordBatch, first_row: int, intake: Intake
+) -> Iterator[EventHead]:
+    ids, bad = _strings(batch.column("event_id"), limit=False)
+    lengths = batch.column("posts").value_lengths().fill_null(0).to_pylist()
+    for i, (event_id, posts) in enumerate(zip(ids, lengths, strict=True)):
+        fault = ("event_id", bad[i]) if i in bad else intake.head_fault(event_id, posts)
+        if fault is not None:
+            intake.reject(str(path), _record(event_id, first_row + i), fault, _raw(batch, i))
+        else:
+            yield EventHead(str(event_id), schema.language, posts)
+
+
 def _events(
     path: Path,
     schema: _Schema,
@@ -301,7 +367,7 @@ def _events(
         event_id = ids[k]
         draft = Draft(
             file=str(path),
-            record=f"event {event_id}" if _plain(event_id) else f"row {rows[k]}",
+            record=_record(event_id, int(rows[k])),
             event_id=event_id,
             topic=heads["topic"][k],
             language=schema.language,
@@ -334,8 +400,10 @@ def _events(
             yield event
 
 
-def _plain(name: str | None) -> bool:
-    return name is not None and 0 < len(name) <= 80 and name.isprintable()
+def _record(event_id: str | None, row: int) -> str:
+    """How to find an event in the file: by its id where that can be shown, else by its row."""
+    plain = event_id is not None and 0 < len(event_id) <= 80 and event_id.isprintable()
+    return f"event {event_id}" if plain else f"row {row}"
 
 
 def _columns(schema: _Schema, structs: pa.StructArray) -> _Columns:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,15 +16,16 @@ from mfenv.cli import integer
 from mfenv.dynamics.assemble import AUTO, build_annotator, build_backbone
 from mfenv.errors import MfenvError
 from mfenv.events.event import Event
-from training.actions import read_events
+from mfenv.events.load import load_events
+from training.actions import read_heads
 from training.configs import ConfigOption, known
 from training.folders import one_run
-from training.ib_tune.report import write_report
-from training.ib_tune.rounds import PRIORS, IBTuneSettings, tune
+from training.ib_tune.report import verdict, write_report
+from training.ib_tune.rounds import PRIORS, VLLM, IBTuneSettings, tune
 from training.ib_tune.validation import Validation
 from training.sft import SFTSettings
 
-__all__ = ["HELP", "add_arguments", "run"]
+__all__ = ["HELP", "add_arguments", "chosen_events", "run"]
 
 HELP = "tune what is written into the mean field, and the agents that read it (IB-Tune)"
 
@@ -80,7 +83,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=d.repetition_penalty,
         help="on tokens that a candidate repeats (%(default)s)",
     )
-    add("--policy-steps", type=integer(1), default=sft.steps, help="a round (%(default)s)")
+    add(
+        "--policy-steps",
+        type=integer(0),
+        default=sft.steps,
+        help="a round; 0 tunes the mean-field model alone (%(default)s)",
+    )
     add("--policy-learning-rate", type=float, default=sft.learning_rate, help="(%(default)s)")
     add("--r", type=integer(1), default=d.r, help="rank of LoRA (%(default)s)")
     add("--alpha", type=integer(1), default=d.alpha, help="LoRA's scale (%(default)s)")
@@ -106,6 +114,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=integer(0), default=d.seed, help="(%(default)s)")
     add("--save-steps", type=integer(1), default=d.save_steps, help="(%(default)s)")
     add("--report-to", default=d.report_to, help="as transformers names it (%(default)s)")
+    add(
+        "--vllm",
+        choices=VLLM,
+        default=d.vllm,
+        help="draw candidates by vLLM as TRL does, here or on its server at port 8000 "
+        "(%(default)s); not for weibo-s and embedded-en, whose decoder knows a grammar",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -152,11 +167,10 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         save_steps=args.save_steps,
         report_to=args.report_to,
+        vllm=args.vllm,
     )
-    events = _chosen(read_events(args.train), args.events, args.min_posts, args.train)
-    unseen = _chosen(
-        read_events(args.validation), args.validation_events, args.min_posts, args.validation
-    )
+    events = chosen_events(args.train, args.events, args.min_posts)
+    unseen = chosen_events(args.validation, args.validation_events, args.min_posts)
     annotator = build_annotator(args.annotator, events[0])
     validation = Validation(
         unseen,
@@ -170,15 +184,23 @@ def run(args: argparse.Namespace) -> int:
         folder = tune(backbone, events, validation, annotator, settings, args.out)
         if PartialState().is_main_process:
             write_report(folder, args.out, settings, backbone, len(events), len(unseen))
+            found = json.loads((folder / "validation.json").read_text())
+            if not found["better_than_untuned"]:
+                print(f"mfenv: warning: {verdict(found)}", file=sys.stderr)
     print(f"tuned: {folder}; use it: --backbone {args.backbone} --method ib-tune:{folder}")
     return 0
 
 
-def _chosen(events: list[Event], count: int, posts: int, path: Path) -> list[Event]:
-    """``count`` events of at least so many posts: those whose id has the lowest hash."""
-    long = [e for e in events if len(e.posts) >= posts]
+def chosen_events(path: Path, count: int, posts: int) -> list[Event]:
+    """``count`` events of at least so many posts: those whose id has the lowest hash, in its order.
+
+    The others are not loaded.
+    """
+    long = [h.event_id for h in read_heads(path) if h.posts >= posts]
     if not long:
         raise MfenvError(
             f"{path}: no event has {posts} posts; lower --min-posts, or give longer events"
         )
-    return sorted(long, key=lambda e: hashlib.sha256(e.event_id.encode()).hexdigest())[:count]
+    chosen = sorted(long, key=lambda name: hashlib.sha256(name.encode()).hexdigest())[:count]
+    loaded = {e.event_id: e for e in load_events(path, event_ids=chosen)}
+    return [loaded[name] for name in chosen]

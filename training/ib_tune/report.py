@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from agents.backbones.hugging_face import HuggingFaceBackbone
-from agents.learned import MEAN_FIELD
+from agents.learned import MEAN_FIELD, has_policy
 from mfenv.errors import MissingExtraError
 from training.ib_tune.rounds import IBTuneSettings
 
-__all__ = ["write_report"]
+__all__ = ["verdict", "write_report"]
 
 _PANELS = (
     ("information/history", "I(m; X) at most, nats a mean field"),
@@ -55,40 +55,64 @@ def write_report(
     lines = [
         f"Backbone {backbone.name} ({backbone.describe()['revision']}). Trained on {events} "
         f"events, chosen on {unseen} validation events, seed {settings.seed}.",
-        _verdict(found),
+        verdict(found),
+        *_kept_policies(found),
     ]
-    (folder / "README.md").write_text(_card(lines, found, settings), encoding="utf-8")
+    with_policy = has_policy(str(folder))
+    (folder / "README.md").write_text(_card(lines, found, settings, with_policy), encoding="utf-8")
     path = out / "report.html"
     samples = json.loads((out / "samples.json").read_text(encoding="utf-8"))
     path.write_text(_page(lines, found, curves, samples, settings), encoding="utf-8")
     return path
 
 
-def _verdict(found: Mapping[str, Any]) -> str:
-    """Which round was chosen, and whether it is better than no tuning at all."""
+def verdict(found: Mapping[str, Any]) -> str:
+    """Which round was chosen, and whether it is better than no tuning at all.
+
+    ``found`` is what ``validation.json`` holds.
+    """
     untuned, chosen = found["rounds"][0]["nll"], found["rounds"][found["chosen"]]["nll"]
     text = f"Round {found['chosen']} of {len(found['rounds']) - 1} has the lowest validation NLL"
-    if chosen < untuned:
+    if found["better_than_untuned"]:
         return f"{text}, {chosen:.4f}; untuned it is {untuned:.4f}."
     return f"{text}, {chosen:.4f}, but untuned it is {untuned:.4f}: the tuning did not help."
 
 
-def _rows(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    names = ["untuned", *(f"round {k}" for k in range(1, len(found["rounds"])))]
+def _kept_policies(found: Mapping[str, Any]) -> list[str]:
+    """A sentence for each round whose tuned policy model is not used."""
     return [
-        (name, *(f"{row[k]:.4f}" for k in _TABLE))
-        for name, row in zip(names, found["rounds"], strict=True)
+        f"In round {k} the tuned policy model made it worse, {row['both']['nll']:.4f} instead of "
+        f"{row['mean_field_only']['nll']:.4f}, and the policy model from before was kept."
+        for k, row in enumerate(found["measured"], start=1)
+        if row["policy_rejected"]
     ]
 
 
-def _card(lines: Sequence[str], found: Mapping[str, Any], settings: IBTuneSettings) -> str:
+def _rows(found: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    rows = [("untuned", found["rounds"][0])]
+    for k, row in enumerate(found["measured"], start=1):
+        rows.append((f"round {k}, mean-field model", row["mean_field_only"]))
+        if row["both"] is not None:
+            unused = " (not used)" if row["policy_rejected"] else ""
+            rows.append((f"round {k}, policy model too{unused}", row["both"]))
+    return [(name, *(f"{row[k]:.4f}" for k in _TABLE)) for name, row in rows]
+
+
+def _card(
+    lines: Sequence[str], found: Mapping[str, Any], settings: IBTuneSettings, with_policy: bool
+) -> str:
     table = [("model", *_TABLE), ("---",) * (len(_TABLE) + 1), *_rows(found)]
+    what = (
+        "PEFT LoRA adapters of a mean-field model (`mean-field/`) and a policy model (`policy/`)"
+        if with_policy
+        else "A PEFT LoRA adapter of a mean-field model (`mean-field/`), for the untuned policy "
+        "model"
+    )
     return "\n".join(
         [
-            "# IB-Tune adapters (`mean-field/`, `policy/`)",
+            "# IB-Tune adapters",
             "",
-            "PEFT LoRA adapters of a mean-field model and a policy model, made by `mfenv train "
-            "ib-tune`; use them with the method `ib-tune:DIR`.",
+            f"{what}, made by `mfenv train ib-tune`; use it with the method `ib-tune:DIR`.",
             "",
             *lines,
             "",

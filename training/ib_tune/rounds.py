@@ -3,8 +3,8 @@
 In each round everybody is played teacher-forced with the mean-field model as it is (so the old
 mean fields are refreshed), the mean-field model is trained for the policy model as it is, and the
 policy model is trained on real actions under the new mean fields. What is finished is kept; killed
-and repeated, a run goes on from its last checkpoint to the same bytes. Which round counts is
-decided on validation events alone.
+and repeated, a run goes on from its last checkpoint to the same bytes. Which round counts, and
+whether a round's policy model is used, is decided on validation events alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import shutil
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from transformers import PrinterCallback, TrainerCallback
 
 from agents.backbones.adapters import adapted
 from agents.backbones.hugging_face import HuggingFaceBackbone
-from agents.learned import ADAPTER, MEAN_FIELD, describe_folder
+from agents.learned import ADAPTER, MEAN_FIELD, TUNED, describe_folder
 from agents.mean_field import BackboneMeanField
 from agents.methods import Method
 from agents.policy import BackbonePolicy
@@ -36,14 +36,16 @@ from training.backbone import last_checkpoint
 from training.datasets import Step, mean_field_histories, policy_examples, teacher_forced
 from training.folders import check_settings, in_one_move
 from training.ib_tune.relevance import action_log_probabilities
-from training.ib_tune.trainer import IBTuneConfig, IBTuneTrainer
+from training.ib_tune.trainer import IBTuneConfig, IBTuneTrainer, check_vllm
 from training.ib_tune.validation import Validation
 from training.sft import SFTSettings, begin_with, export_adapter, fit_adapter, lora, train
 
-__all__ = ["PRIORS", "IBTuneSettings", "tune"]
+__all__ = ["PRIORS", "VLLM", "IBTuneSettings", "step_arguments", "tune"]
 
 PRIORS = ("frozen", "marginal")
 """The prior r(m): the backbone as it is, or fine-tuned to write mean fields from topics alone."""
+VLLM = ("off", "colocate", "server")
+"""Who draws candidates: our own decoder, or vLLM in one of TRL's modes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,8 @@ class IBTuneSettings:
     alpha: int = 64
     """LoRA's scale."""
     policy: SFTSettings = field(default_factory=lambda: SFTSettings(steps=200))
-    """Training of the policy model in a round; its r and alpha are those above."""
+    """Training of the policy model in a round, none if its steps are 0; its r and alpha are those
+    above."""
     agents: int = 160
     """People of each event that are played at most."""
     batch: int = 16
@@ -90,6 +93,8 @@ class IBTuneSettings:
     """Steps between checkpoints, and between validations."""
     report_to: str = "tensorboard"
     """Where the curves go, as ``transformers`` names it."""
+    vllm: str = "off"
+    """One of :data:`VLLM`. vLLM's draws do not depend on the seed alone: not the same bytes."""
 
 
 def tune(
@@ -102,48 +107,59 @@ def tune(
 ) -> Path:
     """Run the rounds, or what is left of them; returns the folder for ``ib-tune:DIR``.
 
-    Raises ``MfenvError`` if the events are too short, or ``out`` holds another run.
+    Raises ``MfenvError`` if the events are too short, ``out`` holds another run, or vLLM is asked
+    for and cannot be used.
     """
     described = {
         **_settings(settings),
         "events": _fingerprint(events),
         "backbone": backbone.describe(),
     }
+    if settings.vllm != "off":
+        check_vllm(backbone, sorted({e.language for e in events}))
     check_settings(out, described)
     result = out / "ib-tune"
     if result.exists():
         return result
-    figures: list[dict[str, float]] = []
+    untuned = _Models(backbone, None, None)
+    figures = [_recorded(out / "untuned.json", lambda: untuned.measured_by(validation))]
+    _say_figures("untuned", figures[0])
+    models, measured = [untuned], []
     best = 0
-    models = _Models(backbone, None, None)
-    figures.append(_validated(out / "untuned.json", validation, models))
     for number in range(1, settings.rounds + 1):
         folder = out / f"round-{number}"
-        models = _round(models, number, events, validation, annotator, settings, folder)
-        figures.append(_validated(folder / "validation.json", validation, models))
+        now, record = _round(models[-1], number, events, validation, annotator, settings, folder)
+        models.append(now)
+        measured.append(record)
+        figures.append(_that_count(record))
         if figures[-1]["nll"] < figures[best]["nll"] or best == 0:
             best = number
         else:
             break
-    folders = {
-        "mean-field": out / f"round-{best}" / "mean-field" / MEAN_FIELD.name,
-        "policy": out / f"round-{best}" / "policy" / ADAPTER.name,
-    }
+    tuned = models[best]
     if PartialState().is_main_process:
-        tuned = _Models(backbone, folders["mean-field"], folders["policy"])
         rows = {
             name: validation.samples(m.policy, m.mean_field)
-            for name, m in (("untuned", _Models(backbone, None, None)), ("tuned", tuned))
+            for name, m in (("untuned", untuned), ("tuned", tuned))
         }
         # Beside the result and not in it: they quote people.
         text = json.dumps(rows, ensure_ascii=False, indent=1)
         (out / "samples.json").write_text(text + "\n", encoding="utf-8")
+    found = {
+        "rounds": figures,
+        "chosen": best,
+        "better_than_untuned": figures[best]["nll"] < figures[0]["nll"],
+        "measured": measured,
+    }
+    folders = {"mean-field": tuned.mean_field_folder, "policy": tuned.policy_folder}
     with in_one_move(result) as part:
-        for name, source in folders.items():
-            shutil.copytree(source, part / name, dirs_exist_ok=True)
-        (part / "validation.json").write_text(
-            json.dumps({"rounds": figures, "chosen": best}, indent=1) + "\n"
-        )
+        if PartialState().is_main_process:
+            for name, source in folders.items():
+                if source is not None:
+                    shutil.copytree(source, part / name)
+            (part / "validation.json").write_text(json.dumps(found, indent=1) + "\n")
+            policy = "untuned" if tuned.policy_folder is None else "tuned"
+            describe_folder(part, TUNED, backbone, {"chosen": best, "policy": policy})
     return result
 
 
@@ -167,6 +183,9 @@ class _Models:
             return BackbonePolicy(self.backbone)
         return BackbonePolicy(adapted(self.backbone, str(self.policy_folder))[0])
 
+    def measured_by(self, validation: Validation) -> dict[str, float]:
+        return validation.measure(self.policy, self.mean_field)
+
 
 def _round(
     models: _Models,
@@ -176,7 +195,12 @@ def _round(
     annotator: Annotator,
     settings: IBTuneSettings,
     out: Path,
-) -> _Models:
+) -> tuple[_Models, dict[str, Any]]:
+    """The models after a round, and what was measured of them.
+
+    The new policy model is used if the validation NLL is not worse with it than with the one
+    before, both under the new mean fields.
+    """
     seed = settings.seed + 1000 * number  # of the rounds' data and noise
 
     def played(now: _Models) -> list[list[Step]]:
@@ -204,9 +228,9 @@ def _round(
         )
         _tune_mean_field(models, histories, validation, settings, seed, out)
     tuned = _Models(models.backbone, field_folder, models.policy_folder)
+    sft = settings.policy
     policy_folder = out / "policy" / ADAPTER.name
-    if not policy_folder.exists():
-        sft = settings.policy
+    if sft.steps > 0 and not policy_folder.exists():
         actions = policy_examples(played(tuned), seed=seed, limit=sft.steps * sft.batch)
         _say(f"round {number}: the policy model is trained on {len(actions)} actions")
         train(
@@ -217,7 +241,33 @@ def _round(
             method="mf",
             initial=models.policy_folder,
         )
-    return _Models(models.backbone, field_folder, policy_folder)
+    both = None if sft.steps == 0 else _Models(models.backbone, field_folder, policy_folder)
+
+    def record() -> dict[str, Any]:
+        only = tuned.measured_by(validation)
+        after = None if both is None else both.measured_by(validation)
+        worse = after is not None and not after["nll"] <= only["nll"]
+        return {"mean_field_only": only, "both": after, "policy_rejected": worse}
+
+    found = _recorded(out / "validation.json", record)
+    _say_figures(f"round {number}, mean-field model", found["mean_field_only"])
+    if both is None:
+        return tuned, found
+    _say_figures(f"round {number}, both models", found["both"])
+    if found["policy_rejected"]:
+        _say(
+            f"round {number}: the validation NLL is better with the policy model as it was, so "
+            "that one is kept"
+        )
+        return tuned, found
+    return both, found
+
+
+def _that_count(record: Mapping[str, Any]) -> dict[str, float]:
+    """A round's figures with the policy model that is used after it."""
+    kept = record["both"] is None or record["policy_rejected"]
+    figures: dict[str, float] = record["mean_field_only" if kept else "both"]
+    return figures
 
 
 def _tune_mean_field(
@@ -249,37 +299,7 @@ def _tune_mean_field(
         backbone,
         policy=models.policy,
         prior=prior,
-        args=IBTuneConfig(
-            output_dir=str(folder / "checkpoints"),
-            relevance_weight=settings.beta,
-            relevance_warmup=settings.beta_warmup,
-            future_weight=settings.future_weight,
-            num_generations=settings.group,
-            per_device_train_batch_size=settings.group * settings.histories,
-            per_device_eval_batch_size=settings.group,
-            max_steps=settings.steps,
-            learning_rate=settings.learning_rate,
-            lr_scheduler_type="constant_with_warmup",
-            warmup_steps=max(1, settings.steps // 20),
-            repetition_penalty=settings.repetition_penalty,
-            gradient_checkpointing=on_gpu,
-            bf16=on_gpu,
-            use_cpu=not on_gpu,
-            dataloader_pin_memory=on_gpu,
-            eval_strategy="steps",
-            eval_steps=settings.save_steps,
-            save_steps=settings.save_steps,
-            save_total_limit=1,
-            load_best_model_at_end=True,
-            metric_for_best_model="eval_nll",
-            greater_is_better=False,
-            logging_steps=1,
-            log_completions=False,
-            report_to=settings.report_to,
-            seed=seed,
-            data_seed=seed,
-            disable_tqdm=True,
-        ),
+        args=step_arguments(settings, folder / "checkpoints", seed=seed, on_gpu=on_gpu),
         train_dataset=histories,
         eval_dataset=histories.select(range(1)),  # evaluated by what validates, not by its rows
         validate=lambda tuned: validation.measure(models.policy, BackboneMeanField(tuned)),
@@ -294,6 +314,45 @@ def _tune_mean_field(
         export_adapter(trainer, part)
         (part / "curves.json").write_text(json.dumps(trainer.state.log_history, indent=1) + "\n")
         describe_folder(part, MEAN_FIELD, backbone, described)
+
+
+def step_arguments(
+    settings: IBTuneSettings, checkpoints: Path, *, seed: int, on_gpu: bool
+) -> IBTuneConfig:
+    """The trainer's arguments for a round of the mean-field model."""
+    return IBTuneConfig(
+        output_dir=str(checkpoints),
+        relevance_weight=settings.beta,
+        relevance_warmup=settings.beta_warmup,
+        future_weight=settings.future_weight,
+        num_generations=settings.group,
+        per_device_train_batch_size=settings.group * settings.histories,
+        per_device_eval_batch_size=settings.group,
+        max_steps=settings.steps,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=max(1, settings.steps // 20),
+        repetition_penalty=settings.repetition_penalty,
+        use_vllm=settings.vllm != "off",
+        vllm_mode="server" if settings.vllm == "server" else "colocate",
+        gradient_checkpointing=on_gpu,
+        bf16=on_gpu,
+        use_cpu=not on_gpu,
+        dataloader_pin_memory=on_gpu,
+        eval_strategy="steps",
+        eval_steps=settings.save_steps,
+        save_steps=settings.save_steps,
+        save_total_limit=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_nll",
+        greater_is_better=False,
+        logging_steps=1,
+        log_completions=False,
+        report_to=settings.report_to,
+        seed=seed,
+        data_seed=seed,
+        disable_tqdm=True,
+    )
 
 
 def _prior(
@@ -316,20 +375,35 @@ def _prior(
     return adapted(backbone, str(folder), MEAN_FIELD)[0]
 
 
-def _validated(path: Path, validation: Validation, models: _Models) -> dict[str, float]:
+def _recorded(path: Path, record: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What stands in a file, which ``record`` gives where there is none yet."""
     with PartialState().main_process_first():
         if not path.exists():
-            figures = validation.measure(models.policy, models.mean_field)
+            text = json.dumps(record(), indent=1) + "\n"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(figures, indent=1) + "\n")
-    kept: dict[str, float] = json.loads(path.read_text())
-    _say(f"{path.parent.name}: " + ", ".join(f"{k} {v:.4f}" for k, v in kept.items()))
+            part = path.with_name(path.name + ".part")
+            part.write_text(text)
+            part.replace(path)
+    kept: dict[str, Any] = json.loads(path.read_text())
     return kept
 
 
+def _say_figures(name: str, figures: Mapping[str, float]) -> None:
+    _say(f"{name}: " + ", ".join(f"{k} {v:.4f}" for k, v in figures.items()))
+
+
 def _settings(settings: IBTuneSettings) -> Mapping[str, Any]:
-    if settings.prior not in PRIORS:
-        raise MfenvError(f"prior {settings.prior!r} is unknown; allowed: {', '.join(PRIORS)}")
+    for name, value, allowed in (
+        ("prior", settings.prior, PRIORS),
+        ("vllm", settings.vllm, VLLM),
+    ):
+        if value not in allowed:
+            raise MfenvError(f"{name} {value!r} is unknown; allowed: {', '.join(allowed)}")
+    if settings.prior == "marginal" and settings.policy.steps == 0:
+        raise MfenvError(
+            "the prior 'marginal' is trained for as many steps as the policy model, and those are "
+            "0; allowed: policy steps of 1 or more, or the prior 'frozen'"
+        )
     return {k: v for k, v in asdict(settings).items() if k != "report_to"}
 
 

@@ -11,8 +11,9 @@ same prompt. Here it is the prior r(m), which reads the bare instruction and the
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -25,11 +26,27 @@ from agents.backbones.hugging_face import HuggingFaceBackbone
 from agents.backbones.sampling import Sampling
 from agents.backbones.token_grammar import TokenGrammar
 from agents.policy import BackbonePolicy
-from mfenv.errors import MfenvError
+from mfenv.errors import MfenvError, MissingExtraError
 from mfenv.noise import NoiseKey
 from training.ib_tune.relevance import Relevance
 
-__all__ = ["IBTuneConfig", "IBTuneTrainer"]
+__all__ = ["IBTuneConfig", "IBTuneTrainer", "check_vllm"]
+
+
+def check_vllm(backbone: HuggingFaceBackbone, languages: Sequence[str]) -> None:
+    """Raise ``MfenvError`` if vLLM cannot write the mean fields of this backbone, or is absent.
+
+    It does not know the grammars of :mod:`agents.backbones.token_grammar`: what it draws would not
+    come from the distribution that is trained.
+    """
+    if any(backbone.prompts.summary_grammar(x) is not None for x in languages):
+        raise MfenvError(
+            f"backbone {backbone.name!r} holds its mean fields to a grammar that vLLM does not "
+            "know; leave --vllm off (our own decoder reads a group's prompt once), or use a "
+            "backbone that writes free text"
+        )
+    if find_spec("vllm") is None:
+        raise MissingExtraError("vllm", "generation by vLLM (--vllm)")
 
 
 @dataclass
@@ -113,8 +130,11 @@ class IBTuneTrainer(RLOOTrainer):  # type: ignore[misc]
 
         ``prior`` is the model r(m) (default: the backbone as it is now), ``policy`` scores the
         actions; both stay as they are. ``validate`` takes the mean-field model as it is and gives
-        the figures of an evaluation.
+        the figures of an evaluation. Raises ``MfenvError`` where ``args.use_vllm`` cannot be.
         """
+        languages = train_dataset.unique("language")
+        if args.use_vllm:
+            check_vllm(backbone, languages)
         model = backbone.model
         if peft_config is None:
             trained = copy.deepcopy(model).requires_grad_(True)
@@ -127,16 +147,24 @@ class IBTuneTrainer(RLOOTrainer):  # type: ignore[misc]
 
         # TRL would load a reference by the model's name, or take one with the same prompt.
         weight, args.beta = args.beta, 0.0
-        super().__init__(
-            model=trained,
-            reward_funcs=[Relevance(policy, args.relevance_weight, schedule)],
-            args=args,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=backbone.tokenizer,
-            callbacks=callbacks,
-            peft_config=peft_config,
-        )
+        try:
+            super().__init__(
+                model=trained,
+                reward_funcs=[Relevance(policy, args.relevance_weight, schedule)],
+                args=args,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=backbone.tokenizer,
+                callbacks=callbacks,
+                peft_config=peft_config,
+            )
+        except OSError as error:  # of the HTTP client
+            if not (args.use_vllm and args.vllm_mode == "server"):
+                raise
+            raise MfenvError(
+                f"no vLLM server answers at {args.vllm_server_host}:{args.vllm_server_port}; start "
+                "one as the files in training/configs say, or use --vllm colocate"
+            ) from error
         args.beta = self.beta = weight
         self._reference = backbone if prior is None else prior
         if weight != 0.0:
@@ -156,7 +184,6 @@ class IBTuneTrainer(RLOOTrainer):  # type: ignore[misc]
         """The model in training, as a backbone."""
         self._validate = validate
         self._prior_ids: list[list[int]] = []
-        languages = train_dataset.unique("language")
         form = backbone.prompts.summary_grammar(languages[0])
         self._form = form
         self._grammar: TokenGrammar | None = None
