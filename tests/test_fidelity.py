@@ -43,9 +43,9 @@ def data(tmp_path_factory):
 
 def command(suite, data, folder, *argv, backbone="toy"):
     return [
-        sys.executable, "-m", "benchmarks.fidelity", suite, "--data", str(data), *SIZES, *TOY,
-        "--backbone", backbone, "--out", str(folder / "out"), "--results", str(folder / "results"),
-        "--name", "table", *map(str, argv),
+        sys.executable, "-m", "mfenv", "bench", "fidelity", "--track", suite, "--data", str(data),
+        *SIZES, *TOY, "--backbone", backbone, "--run", str(folder / "out"),
+        "--results", str(folder / "results"), "--name", "table", *map(str, argv),
     ]  # fmt: skip
 
 
@@ -110,7 +110,8 @@ def test_the_table_holds_what_the_journals_say(env, data, tmp_path):
     for case in cases:
         stem = hashlib.sha256(case.event.event_id.encode()).hexdigest()[:16]
         runs = [
-            read_journal(tmp_path / "out/journals" / f"{stem}-toy-{s}.jsonl")[1] for s in (0, 1)
+            read_journal(tmp_path / "out/journals/core" / f"{stem}-toy-{s}.jsonl")[1]
+            for s in (0, 1)
         ]
         real = real_rollout(case.event, ExactAnnotator(), settings)
         expected.append(compare(real, {"toy": runs}, (0, 1)).scores[0].kl.mean)
@@ -183,13 +184,13 @@ def test_killed_and_repeated_it_gives_the_same_table(env, data, tmp_path):
     call(env, "weibo", data, whole, *argv)
     line = command("weibo", data, killed, *argv, backbone="toy:0.1")
     call_env = {**env, "PYTHONUNBUFFERED": "1"}
-    for pattern, least in (("journals/*.jsonl", 4 * 10 * 4), ("likelihoods/0.json", 1)):
+    for pattern, least in (("journals/core/*.jsonl", 4 * 10 * 4), ("likelihoods/core/*-0.json", 1)):
         process = subprocess.Popen(
             line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=call_env, cwd=ROOT
         )
         limit = time.monotonic() + 100
         while (
-            sum(p.read_bytes().count(b"\n") + p.name.endswith("0.json")
+            sum(p.read_bytes().count(b"\n") + p.name.endswith("-0.json")
                 for p in (killed / "out").glob(pattern) if "timings" not in p.name) < least
         ):  # fmt: skip
             assert process.poll() is None
@@ -213,9 +214,10 @@ def test_killed_and_repeated_it_gives_the_same_table(env, data, tmp_path):
         (("weibo", "--min-posts", "72"), ("more than the 72",)),
         (("weibo", "--baseline", "none"), ("--baseline", "toy-deaf")),
         (("weibo", "--half", "third"), ("'first', 'second'",)),
-        (("pheme", "--half", "first"), ("--half is for weibo",)),
+        (("pheme", "--half", "first"), ("--half is not for pheme",)),
         (("weibo", "--methods", "toy+cal+draws=0,toy-deaf"), ("toy+cal+draws=0", "1 or more")),
         (("twitter",), ("'weibo', 'pheme'",)),
+        (("weibo", "--studies", "batch,weather"), ("weather", "warmup, sampling, batch")),
     ],
 )
 def test_wrong_arguments_get_one_line(env, data, tmp_path, argv, words):

@@ -223,9 +223,17 @@ def test_the_command_and_the_method(tmp_path, capsys):
         results.append({**json.loads(capsys.readouterr().out), "seconds": 0})
     assert results[0] == results[1]
     assert results[0]["method"] == "mop,state"
-    argv = ["bench", "fidelity", "weibo", "--data", str(tmp_path / "unseen.jsonl"), *tiny]
+    argv = [
+        "bench",
+        "fidelity",
+        "--track",
+        "weibo",
+        "--data",
+        str(tmp_path / "unseen.jsonl"),
+        *tiny,
+    ]
     argv += ["--events", "2", "--min-posts", "20", "--warmup", "8", "--horizon", "6"]
-    argv += ["--methods", f"state,{method}", "--seeds", "1", "--out", str(tmp_path / "f")]
+    argv += ["--methods", f"state,{method}", "--seeds", "1", "--run", str(tmp_path / "f")]
     assert main([*argv, "--results", str(tmp_path / "r"), "--name", "x"]) == 0
     assert "mop" in json.loads((tmp_path / "r/x.json").read_text())["nll"]
     other = lively_backbone()

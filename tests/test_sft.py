@@ -235,9 +235,9 @@ def test_simulate_and_fidelity_run_it(weights, adapter, tmp_path, capsys):
 
     events = tmp_path / "events.jsonl"
     write_jsonl(planted_events(4, by="state", seed=5), events)
-    argv = ["bench", "fidelity", "weibo", "--data", str(events), "--events", "3", *tiny]
+    argv = ["bench", "fidelity", "--track", "weibo", "--data", str(events), "--events", "3", *tiny]
     argv += ["--min-posts", "20", "--warmup", "8", "--horizon", "6", "--methods", methods]
-    argv += ["--out", str(tmp_path / "f"), "--results", str(tmp_path / "r"), "--name", "x"]
+    argv += ["--run", str(tmp_path / "f"), "--results", str(tmp_path / "r"), "--name", "x"]
     assert main(argv) == 0
     found = json.loads((tmp_path / "r/x.json").read_text())
     assert {"state", "sft"} < set(found["kl"])

@@ -134,7 +134,7 @@ def declare_grid(parser: argparse.ArgumentParser) -> None:
     add("--warmup", type=integer(1), metavar="T", help="(the track's own, mostly 50)")
     add(
         "--horizon",
-        type=integer(32),
+        type=integer(3),
         metavar="H",
         help=f"reactions (the track's own, mostly {HORIZON})",
     )

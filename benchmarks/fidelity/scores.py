@@ -72,18 +72,22 @@ def _condition(
         for m in comparisons[0].per_seed
     }
     labels = {**played.simulated, **_drawn(played, seeds)}
+    independent = len(set(groups)) == len(groups)
     for method, values in per_seed.items():
         row = summary["kl"][method]
         row["iqm"] = _json(
             metrics.hierarchical_bootstrap(
-                values, groups, generator(_BOOTSTRAP_STREAM, 2), statistic=metrics.iqm
+                values, generator(_BOOTSTRAP_STREAM, 2), statistic=metrics.iqm
             )
+            if independent
+            # Segments of a stream are not independent; there is no interval for their IQM.
+            else Interval(float(metrics.iqm(values)), math.nan, math.nan)
         )
         row.update(_shapes(played.real, labels[method], groups))
     best = summary["ranked"][0]
     summary["improvement"] = {
         f"{best} < {other}": _json(
-            metrics.improvement_interval(
+            metrics.probability_of_improvement_interval(
                 per_seed[best], per_seed[other], generator(_BOOTSTRAP_STREAM, 3)
             )
         )
@@ -94,7 +98,7 @@ def _condition(
     summary["tokens"] = int(known[0][:, 1].sum()) if known else None
     summary["baseline"] = manifest.baseline
     summary["per_domain"] = _domains(cases, comparisons)
-    if len(set(groups)) < len(groups):
+    if not independent:
         summary["per_group"] = _groups(groups, comparisons)
     summary["cases"] = {"count": len(cases), "groups": len(set(groups))}
     usage = manifest.conditions[name].usage
@@ -190,20 +194,18 @@ def _shapes(real: Labels, simulated: Labels, groups: Sequence[str]) -> dict[str,
         "total_variation": mean(metrics.total_variation(p, q).mean(axis=over)),
         "wasserstein": mean(metrics.wasserstein(p, q).mean(axis=over)),
         "dtw": mean(metrics.dtw(np.broadcast_to(path, paths.shape), paths).mean(axis=0)),
-        "f1_macro": mean(np.mean([[x.macro.mean() for x in row] for row in f1], axis=0)),
-        "f1_micro": mean(np.mean([[x.micro.mean() for x in row] for row in f1], axis=0)),
-        "entropy": mean(metrics.label_entropy(simulated).mean(axis=(0, 2))),
+        "f1_macro": mean(np.mean([[x.mean_macro for x in row] for row in f1], axis=0)),
+        "f1_micro": mean(np.mean([[x.mean_micro for x in row] for row in f1], axis=0)),
+        "entropy": mean(metrics.label_entropy(one_hot(simulated).sum(axis=-2)).mean(axis=(0, 2))),
     }
 
 
 def _trajectory(labels: Labels) -> Floats:
-    """Shares ``(…, T, 23)`` of labels ``(…, H, 8)``, a point for every 16 reactions."""
-    n = labels.shape[-2] // _TRAJECTORY
-    if n < 2:
-        raise ValueError(f"{labels.shape[-2]} reactions are too few for a trajectory")
-    hot = one_hot(labels[..., : n * _TRAJECTORY, :])
-    parts = hot.reshape(*labels.shape[:-2], n, _TRAJECTORY, hot.shape[-1])
-    shares: Floats = parts.mean(axis=-2)
+    """Shares ``(…, T, 23)`` of labels ``(…, H, 8)``: a point for every 16 reactions, 3 at least."""
+    width = min(_TRAJECTORY, labels.shape[-2] // len(WINDOWS))
+    n = labels.shape[-2] // width
+    hot = one_hot(labels[..., : n * width, :])
+    shares: Floats = hot.reshape(*labels.shape[:-2], n, width, hot.shape[-1]).mean(axis=-2)
     return shares
 
 

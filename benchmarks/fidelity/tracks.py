@@ -81,15 +81,15 @@ TRACKS: dict[str, Track] = {
         ),
         Track(
             "rumoureval",
-            "English rumour threads (Twitter, Reddit), the few with 40 reactions: a short horizon "
+            "English rumour threads (Twitter, Reddit), the few with 32 reactions: a short horizon "
             "and wide intervals",
             backbone="embedded-en",
             open_text=False,
             files={"validation": "validation.parquet", "test": "test.parquet"},
-            min_posts=41,
+            min_posts=33,
             # Half of the threads have fewer than 20 posts, and none of the test split 200.
             warmup=8,
-            horizon=32,
+            horizon=24,
             batch=8,
         ),
     )
