@@ -16,6 +16,8 @@ import toy_models
 
 from benchmarks.compare import compare
 from benchmarks.fidelity import sample, segments
+from benchmarks.fidelity.entry import load_entry, read_manifest
+from benchmarks.fidelity.scores import score
 from mfenv.dynamics.journal import read_journal
 from mfenv.dynamics.process import ProcessSettings, real_rollout
 from mfenv.errors import MfenvError
@@ -133,6 +135,63 @@ def test_the_table_holds_what_the_journals_say(env, data, tmp_path):
     # No post's text in what is published.
     published = text + json.dumps(found)
     assert not any(t in published for e in events.values() for t in e.posts.texts if len(t) > 12)
+
+
+def test_an_entry_holds_no_text_of_real_topics_and_gives_the_same_scores(env, data, tmp_path):
+    call(env, "weibo", data, tmp_path, "--events", 4, "--min-posts", 80, "--out", tmp_path / "e")
+    entry = load_entry(tmp_path / "e")
+    assert score(entry) == json.loads((tmp_path / "e" / "scores.json").read_text())
+    public = "".join(p.read_text() for p in (tmp_path / "e").rglob("*") if p.is_file())
+    events = SyntheticSociety(3).events(12, n_posts=160)
+    for event in events:
+        assert not any(t in public for t in event.posts.texts if len(t) > 12)
+        assert event.event_id not in public
+    # The texts stay beside it; what was published of them is a hash of each step's line.
+    lines = (tmp_path / "e.private/texts/core/toy.jsonl").read_bytes().splitlines(keepends=True)
+    steps = (tmp_path / "e/journals/core/toy.jsonl").read_bytes().splitlines()
+    assert len(lines) == len(steps) == 4 * 2 * 6
+    assert json.loads(steps[7])["text"] == hashlib.sha256(lines[7]).hexdigest()[:32]
+    first = entry.played["core"].simulated["toy"][0, 0]
+    stem = entry.cases[0].event[:16]
+    run = read_journal(tmp_path / f"out/journals/core/{stem}-toy-0.jsonl")[1]
+    np.testing.assert_array_equal(first, np.concatenate([r.labels for r in run if not r.warmup]))
+
+
+def test_a_study_changes_one_thing(env, data, tmp_path):
+    argv = ("--events", 4, "--min-posts", 100, "--studies", "batch", "--study-methods", "toy")
+    call(env, "weibo", data, tmp_path, *argv, "--warmup", 16, "--horizon", 64)
+    found = table(tmp_path)
+    assert set(found["studies"]) == {"batch=8", "batch=32"}
+    assert set(found["studies"]["batch=32"]["nll"]) == {"toy"}
+    # The core has batches of 8 too: the same runs, so the same figures.
+    assert found["studies"]["batch=8"]["kl"]["toy"] == {
+        **found["kl"]["toy"],
+        **{k: v for k, v in found["studies"]["batch=8"]["kl"]["toy"].items() if k == "iqm"},
+    }
+    assert found["studies"]["batch=32"]["kl"]["toy"] != found["kl"]["toy"]
+    assert found["studies"]["batch=32"]["kl"]["persistence"] == found["kl"]["persistence"]
+
+
+def test_the_plan_says_what_the_grid_takes(env, data, tmp_path):
+    argv = command("weibo", data, tmp_path, "--events", 5, "--min-posts", 80)
+    whole = table_of(env, argv, tmp_path)
+    at = argv.index("--run")
+    plan = [*argv[:at], *argv[at + 6 :], "--probe", "8", "--json"]
+    plan[plan.index("fidelity")] = "plan"
+    result = subprocess.run(plan, capture_output=True, text=True, env=env, cwd=ROOT, timeout=100)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)["total"]
+    assert found["runs"] == 5 * 2 * 2
+    assert found["decisions"] == whole["decisions"]
+    usage = read_manifest(tmp_path / "out" / "entry").conditions["core"].usage
+    assert found["prompt_tokens"] == pytest.approx(usage.prompt_tokens, rel=0.1)
+    assert found["completion_tokens"] == pytest.approx(usage.completion_tokens, rel=0.1)
+
+
+def table_of(env, argv, folder):
+    result = subprocess.run(argv, capture_output=True, text=True, env=env, cwd=ROOT, timeout=200)
+    assert result.returncode == 0, result.stderr
+    return table(folder)
 
 
 def test_a_calibrated_method_stands_beside_the_plain_one(env, data, tmp_path):
