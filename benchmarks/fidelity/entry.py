@@ -44,6 +44,7 @@ __all__ = [
     "Written",
     "inspect_entry",
     "load_entry",
+    "read_json",
     "read_manifest",
     "read_texts",
     "text_folder",
@@ -366,8 +367,9 @@ def read_manifest(folder: Path) -> Manifest:
         name: _condition(bad, name, condition, value["n_cases"])
         for name, condition in value["conditions"].items()
     }
-    known = {name: value.get(name) for name in Manifest.__dataclass_fields__}
-    return Manifest(**{**known, "conditions": conditions})
+    known: dict[str, Any] = {name: value.get(name) for name in Manifest.__dataclass_fields__}
+    known["conditions"] = conditions
+    return Manifest(**known)
 
 
 def _only(bad: Any, where: str, value: Mapping[str, Any], known: Collection[str]) -> None:
@@ -594,6 +596,11 @@ def _bytes(path: Path, most: int = MAX_BYTES) -> bytes:
     if size > most:
         raise MfenvError(f"{path}: {size:,} bytes; allowed: at most {most:,}")
     return path.read_bytes()
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file that a stranger made: not too large, no NaN, no name twice in an object."""
+    return _json(path, _bytes(path), "(all)")
 
 
 def _json(path: Path, data: bytes, where: str) -> Any:
