@@ -9,6 +9,7 @@ class, and the labels' own consistency (from the card). Intervals are paired boo
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.annotators.classifier import WEIGHTS, ClassifierAnnotator, SharesMethod, decide
+from benchmarks.metrics import confusion
 from mfenv.errors import MissingExtraError
 from mfenv.labels import DIMENSIONS, N_DIMENSIONS, SLICES, Labels, one_hot
 from training.annotator_data import Annotated, read_annotations
@@ -231,8 +233,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/annotator.md"))
+    parser.add_argument(
+        "--confusion", type=Path, default=Path("benchmarks/fidelity/confusion.json")
+    )
     args = parser.parse_args(argv)
     annotator = ClassifierAnnotator.load(args.weights)
+    tables: dict[str, list[list[list[int]]]] = {}
     every = read_annotations(args.data)
     lines = [
         "# Annotator: agreement with the annotation on the test part",
@@ -264,6 +270,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         lines += _shares_section(annotator, p, test, language)
         speed = f"{_speed(annotator, test, language):,.0f} reactions a minute of processor time"
         lines += ["", f"Speed: {speed}.", ""]
+        labels = annotator.label(test.topics, test.texts, names)
+        tables[language] = [t.astype(int).tolist() for t in confusion(test.labels, labels)]
+    args.confusion.write_text(json.dumps({annotator.name: tables}) + "\n", encoding="utf-8")
     text = "\n".join(lines)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(text, encoding="utf-8")

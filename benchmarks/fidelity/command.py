@@ -28,10 +28,12 @@ from benchmarks.fidelity.entry import (
     ConditionFacts,
     Manifest,
     Usage,
+    Verdict,
     load_entry,
     text_folder,
     write_entry,
 )
+from benchmarks.fidelity.judges import relabelled
 from benchmarks.fidelity.machine import machine
 from benchmarks.fidelity.measure import (
     Plan,
@@ -58,6 +60,7 @@ from mfenv.dynamics.journal import RunLock, canonical
 from mfenv.dynamics.models import Annotator
 from mfenv.dynamics.records import StepRecord
 from mfenv.errors import MfenvError
+from mfenv.labels import Labels
 
 __all__ = ["HELP", "Prepared", "add_arguments", "prepare", "run"]
 
@@ -131,6 +134,13 @@ def declare_grid(parser: argparse.ArgumentParser) -> None:
     )
     add("--baseline", default="state", metavar="NAME", help="no mean field (%(default)s)")
     add("--annotator", default=AUTO, metavar="NAME", help="what labels reactions (%(default)s)")
+    add(
+        "--judge",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a second annotator that everything is scored under as well, llm:… for example",
+    )
     add("--warmup", type=integer(1), metavar="T", help="(the track's own, mostly 50)")
     add(
         "--horizon",
@@ -177,6 +187,7 @@ class Prepared:
     plans: list[Plan]
     described: list[dict[str, str]]
     annotator: Annotator
+    judges: list[Annotator]
     seeds: list[int]
     baseline: str
     likelihood: bool
@@ -193,7 +204,8 @@ def prepare(args: argparse.Namespace, folder: Path | None = None) -> Prepared:
         raise MfenvError(f"--baseline {args.baseline!r} is none of --methods {', '.join(names)}")
     backbone = args.backbone or track.backbone
     for method in (*methods, *study_methods):
-        check_names(backbone=backbone, method=method, annotator=args.annotator)
+        for annotator_name in (args.annotator, *args.judge):
+            check_names(backbone=backbone, method=method, annotator=annotator_name)
     core = Condition(
         CORE,
         tuple(methods),
@@ -265,6 +277,7 @@ def prepare(args: argparse.Namespace, folder: Path | None = None) -> Prepared:
         plans,
         list(described.values()),
         annotator,
+        [build_annotator(name, cases[0].event) for name in args.judge],
         seeds,
         args.baseline,
         not args.no_likelihood,
@@ -392,7 +405,27 @@ def _write(out: Path, prepared: Prepared, scored: dict[tuple[str, str], Any], co
         machine=machine(),
         command=command,
     )
-    write_entry(out, manifest, shown, runs, scored, open_text=prepared.track.open_text)
+    verdicts = {
+        f"judge-{k}": Verdict(
+            name=judge.name,
+            real=[real_labels(case, judge, longest, own=False) for case in cases],
+            simulated={
+                (plan.condition.name, method): _relabelled(plan, method, judge, places)
+                for plan in prepared.plans
+                for method in plan.methods
+            },
+        )
+        for k, judge in enumerate(prepared.judges, start=1)
+    }
+    open_text = prepared.track.open_text
+    write_entry(out, manifest, shown, runs, scored, open_text=open_text, judges=verdicts)
+
+
+def _relabelled(
+    plan: Plan, method: str, judge: Annotator, places: dict[str, int]
+) -> Iterator[tuple[int, int, int, Labels]]:
+    for task, record, labels in relabelled(plan, method, judge):
+        yield places[plan.cases[task.case].event.event_id], task.seed, record.step, labels
 
 
 def _result(prepared: Prepared, manifest: Manifest, scores: dict[str, Any]) -> dict[str, Any]:

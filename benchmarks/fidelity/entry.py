@@ -4,6 +4,7 @@
     cases.jsonl                         one line a case: hashes of its ids, the real labels
     journals/CONDITION/METHOD.jsonl     one line a step: who acted, labels, counts, tokens, a hash
     likelihoods/CONDITION/METHOD.jsonl  one line a case: the likelihood of its real actions
+    judges/JUDGE/…                      the labels of a second annotator, where there is one
     texts/CONDITION/METHOD.jsonl        what was written, on tracks whose texts are open
 
 On tracks of real people's posts the last part stays in a folder of its own, beside the entry, since
@@ -41,6 +42,7 @@ __all__ = [
     "Manifest",
     "Played",
     "Usage",
+    "Verdict",
     "Written",
     "inspect_entry",
     "load_entry",
@@ -121,6 +123,8 @@ class Manifest:
     """Version of mfenv."""
     machine: str
     command: str
+    judges: Mapping[str, str] = field(default_factory=dict)
+    """Second annotators: folder → name."""
     cost: Mapping[str, float] | None = None
     """Money, by currency, where a served model was paid for."""
     files: Mapping[str, str] = field(default_factory=dict)
@@ -149,6 +153,18 @@ class Played:
     tokens: Mapping[str, NDArray[np.int64]]  # method → (S, C, steps, 2) of prompts, written
     texts: Mapping[str, NDArray[np.str_]]  # method → (S, C, steps) hashes of what was written
     likelihoods: Mapping[str, Floats]  # method → (C, 3) sums of -log p, tokens, actions
+    judged: Mapping[str, tuple[Labels, Mapping[str, Labels]]] = field(default_factory=dict)
+    """Second annotator → its labels of the real ``(C, H, 8)`` and simulated reactions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A second annotator's labels, as they are written."""
+
+    name: str
+    real: Sequence[Labels]  # of each case, as many as it has in the entry
+    simulated: Mapping[tuple[str, str], Iterator[tuple[int, int, int, Labels]]]
+    """(condition, method) → (case, seed, step, labels), by case and seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +205,7 @@ def write_entry(
     likelihoods: Mapping[tuple[str, str], Floats],
     *,
     open_text: bool,
+    judges: Mapping[str, Verdict] | None = None,
 ) -> None:
     """Write an entry in one move.
 
@@ -244,7 +261,23 @@ def write_entry(
                 for i, row in enumerate(rows)
             ),
         )
-    whole = {**asdict(manifest), "format": FORMAT, "files": files}
+    for judge, verdict in (judges or {}).items():
+        put(
+            part,
+            f"judges/{judge}/cases.jsonl",
+            (canonical({"real": _codes(labels)}) for labels in verdict.real),
+        )
+        for (condition, method), steps in verdict.simulated.items():
+            put(
+                part,
+                f"judges/{judge}/{condition}/{method}.jsonl",
+                (
+                    canonical({"case": c, "seed": s, "step": t, "labels": _codes(labels)})
+                    for c, s, t, labels in steps
+                ),
+            )
+    names = {judge: verdict.name for judge, verdict in (judges or {}).items()}
+    whole = {**asdict(manifest), "format": FORMAT, "files": files, "judges": names}
     (part / "entry.json").write_text(
         json.dumps(whole, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
     )
@@ -353,7 +386,10 @@ def read_manifest(folder: Path) -> Manifest:
         raise bad("n_cases", "must be from 1 to 1,000,000")
     if not value["conditions"]:
         raise bad("conditions", "must name at least one")
-    for name, kind in (("data", str), ("files", str)):
+    value.setdefault("judges", {})
+    if not isinstance(value["judges"], dict) or not all(map(NAME.fullmatch, value["judges"])):
+        raise bad("judges", f"must map names to texts; allowed as names: {NAME.pattern}")
+    for name, kind in (("data", str), ("files", str), ("judges", str)):
         if not all(isinstance(x, kind) for kv in value[name].items() for x in kv):
             raise bad(name, "must map texts to texts")
     if set(value["data"]) != {"file", "sha256"}:
@@ -453,41 +489,57 @@ def inspect_entry(folder: Path) -> tuple[Entry | None, list[MfenvError]]:
         return None, problems
     problems += _strangers(folder, needed)
     cases = tried(_cases, folder, manifest)
-    played = {
-        name: {
-            method: (
-                tried(_journal, folder, manifest, name, method),
-                tried(_likelihood, folder, manifest, name, method),
-            )
-            for method in facts.methods
-        }
-        for name, facts in manifest.conditions.items()
-    }
-    if cases is None or problems:
+    parts = {}
+    for name, facts in manifest.conditions.items():
+
+        def journals(part: str, name: str = name, facts: ConditionFacts = facts) -> dict[str, Any]:
+            return {m: tried(_journal, folder, manifest, name, m, part) for m in facts.methods}
+
+        parts[name] = _Parts(
+            journals("journals"),
+            {m: tried(_likelihood, folder, manifest, name, m) for m in facts.methods},
+            {judge: journals(f"judges/{judge}") for judge in manifest.judges},
+        )
+    if cases is None:
         return None, problems
-    result = {
-        name: tried(_played, folder, manifest, cases, name, parts) for name, parts in played.items()
+    judged = {j: tried(_judged_real, folder, manifest, j, cases) for j in manifest.judges}
+    if problems:
+        return None, problems
+    played = {
+        name: tried(_played, folder, manifest, cases, judged, name, part)
+        for name, part in parts.items()
     }
-    whole = {name: x for name, x in result.items() if x is not None}
+    whole = {name: x for name, x in played.items() if x is not None}
     return (None if problems else Entry(folder, manifest, cases, whole)), problems
 
 
 def _needed(manifest: Manifest) -> set[str]:
     """Every file of an entry but ``entry.json``, its texts included."""
-    return {"cases.jsonl"} | {
+    parts = ["journals", "likelihoods", "texts", *(f"judges/{j}" for j in manifest.judges)]
+    return {"cases.jsonl", *(f"judges/{judge}/cases.jsonl" for judge in manifest.judges)} | {
         f"{part}/{condition}/{method}.jsonl"
         for condition, facts in manifest.conditions.items()
         for method in facts.methods
-        for part in ("journals", "likelihoods", "texts")
+        for part in parts
     }
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What was read of a condition, by method."""
+
+    journals: Mapping[str, Any]
+    likelihoods: Mapping[str, Any]
+    judged: Mapping[str, Mapping[str, Any]]  # by second annotator
 
 
 def _played(
     folder: Path,
     manifest: Manifest,
     cases: Sequence[CaseFacts],
+    judged: Mapping[str, Any],
     name: str,
-    parts: Mapping[str, tuple[Any, Any]],
+    parts: _Parts,
 ) -> Played:
     """Put a condition together; its cases must be long enough, and its cost what was journalled."""
     facts = manifest.conditions[name]
@@ -505,10 +557,17 @@ def _played(
         cases=facts.cases,
         warmup=real[:, : facts.warmup],
         real=real[:, facts.warmup :],
-        simulated={m: journal.labels for m, (journal, _) in parts.items()},
-        tokens={m: journal.tokens for m, (journal, _) in parts.items()},
-        texts={m: journal.texts for m, (journal, _) in parts.items()},
-        likelihoods={m: likelihood for m, (_, likelihood) in parts.items()},
+        simulated={m: journal.labels for m, journal in parts.journals.items()},
+        tokens={m: journal.tokens for m, journal in parts.journals.items()},
+        texts={m: journal.texts for m, journal in parts.journals.items()},
+        likelihoods=parts.likelihoods,
+        judged={
+            judge: (
+                np.stack([judged[judge][i][facts.warmup : n] for i in facts.cases]),
+                {m: journal.labels for m, journal in journals.items()},
+            )
+            for judge, journals in parts.judged.items()
+        },
     )
     prompt, completion = np.sum([x.sum(axis=(0, 1, 2)) for x in played.tokens.values()], axis=0)
     found = {
@@ -684,11 +743,30 @@ def _labels(path: Path, where: str, name: str, value: Any) -> Labels:
         raise DataError(str(path), where, name, str(error)[:200]) from None
 
 
+def _judged_real(
+    folder: Path, manifest: Manifest, judge: str, cases: Sequence[CaseFacts]
+) -> list[Labels]:
+    """A second annotator's labels of the real reactions of each case."""
+    name = f"judges/{judge}/cases.jsonl"
+    path = folder / name
+    rows: list[Labels] = []
+    for where, value in _lines(folder, manifest, name):
+        if set(value) != {"real"}:
+            raise DataError(str(path), where, "(all)", "must hold real, and nothing else")
+        labels = _labels(path, where, "real", value["real"])
+        if len(rows) < len(cases) and len(labels) != len(cases[len(rows)].real):
+            raise DataError(str(path), where, "real", "not as many as in cases.jsonl")
+        rows.append(labels)
+    if len(rows) != len(cases):
+        raise DataError(str(path), "(all)", "(all)", f"{len(rows)} cases, {len(cases)} expected")
+    return rows
+
+
 @dataclass(frozen=True, slots=True)
 class _Journal:
     labels: Labels  # (S, C, H, 8)
-    tokens: NDArray[np.int64]  # (S, C, steps, 2)
-    texts: NDArray[np.str_]  # (S, C, steps)
+    tokens: NDArray[np.int64]  # (S, C, steps, 2); empty where a second annotator labelled
+    texts: NDArray[np.str_]  # (S, C, steps); likewise
 
 
 def _steps(facts: ConditionFacts, seeds: Sequence[int]) -> Iterator[tuple[int, int, int, int, int]]:
@@ -702,16 +780,23 @@ def _steps(facts: ConditionFacts, seeds: Sequence[int]) -> Iterator[tuple[int, i
                 yield case, seed, offset + k, first, min(first + facts.batch, end) - 1
 
 
-def _journal(folder: Path, manifest: Manifest, condition: str, method: str) -> _Journal:
-    """A method's runs, every step of which must be there in order."""
+def _journal(
+    folder: Path, manifest: Manifest, condition: str, method: str, part: str = "journals"
+) -> _Journal:
+    """A method's runs, every step of which must be there in order.
+
+    Outside ``journals`` the lines hold labels only: a second annotator's.
+    """
     facts = manifest.conditions[condition]
-    name = f"journals/{condition}/{method}.jsonl"
+    name, whole = f"{part}/{condition}/{method}.jsonl", part == "journals"
     path = folder / name
     rows, tokens, texts = [], [], []
     lines = _lines(folder, manifest, name)
     for case, seed, step, first, last in _steps(facts, manifest.seeds):
         where, value = next(lines, ("(end)", None))
-        expected = {"case": case, "seed": seed, "step": step, "agents": [first, last]}
+        expected: dict[str, Any] = {"case": case, "seed": seed, "step": step}
+        if whole:
+            expected["agents"] = [first, last]
         if value is None:
             raise DataError(str(path), where, "case", f"ends before {expected}")
         for key, x in expected.items():
@@ -721,22 +806,14 @@ def _journal(folder: Path, manifest: Manifest, condition: str, method: str) -> _
         labels = _labels(path, where, "labels", value.get("labels"))
         if len(labels) != last - first + 1:
             raise DataError(str(path), where, "labels", f"{len(labels)} for {last - first + 1}")
-        if value.get("counts") != counts(labels).astype(int).tolist():
-            raise DataError(str(path), where, "counts", "are not those of the labels")
-        used = value.get("tokens")
-        if not (
-            isinstance(used, list)
-            and len(used) == 2
-            and all(type(t) is int and 0 <= t <= 10**9 for t in used)
-        ):
-            raise DataError(str(path), where, "tokens", "must be two whole numbers")
-        if not isinstance(value.get("text"), str) or not _SHORT.fullmatch(value["text"]):
-            raise DataError(str(path), where, "text", "must be a hash of 32 hexadecimal digits")
-        if set(value) != {*expected, "labels", "counts", "tokens", "text"}:
+        if whole:
+            used, text = _check_step(path, where, value, labels)
+            tokens.append(used)
+            texts.append(text)
+        known = {*expected, "labels"} | ({"counts", "tokens", "text"} if whole else set())
+        if set(value) != known:
             raise DataError(str(path), where, "(all)", "has fields that no step has")
         rows.append(labels)
-        tokens.append(used)
-        texts.append(value["text"])
     if (extra := next(lines, None)) is not None:
         raise DataError(str(path), extra[0], "(all)", "more steps than there are")
     shape = (len(facts.cases), len(manifest.seeds))
@@ -745,6 +822,25 @@ def _journal(folder: Path, manifest: Manifest, condition: str, method: str) -> _
         np.array(tokens, dtype=np.int64).reshape(*shape, -1, 2).swapaxes(0, 1),
         np.array(texts).reshape(*shape, -1).swapaxes(0, 1),
     )
+
+
+def _check_step(
+    path: Path, where: str, value: dict[str, Any], labels: Labels
+) -> tuple[list[int], str]:
+    """Check what a step says beside its labels; its tokens, and the hash of its texts."""
+    if value.get("counts") != counts(labels).astype(int).tolist():
+        raise DataError(str(path), where, "counts", "are not those of the labels")
+    used = value.get("tokens")
+    if not (
+        isinstance(used, list)
+        and len(used) == 2
+        and all(type(t) is int and 0 <= t <= 10**9 for t in used)
+    ):
+        raise DataError(str(path), where, "tokens", "must be two whole numbers")
+    text = value.get("text")
+    if not isinstance(text, str) or not _SHORT.fullmatch(text):
+        raise DataError(str(path), where, "text", "must be a hash of 32 hexadecimal digits")
+    return used, text
 
 
 def _likelihood(folder: Path, manifest: Manifest, condition: str, method: str) -> Floats:

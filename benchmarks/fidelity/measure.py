@@ -12,7 +12,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -164,10 +164,13 @@ def seconds(plan: Plan) -> float:
     return total
 
 
-def real_labels(case: Case, annotator: Annotator, condition: Condition) -> Labels:
-    """Labels ``(warmup + horizon, 8)`` of what the real people did."""
-    steps = real_rollout(case.event, annotator, condition.process)
-    return np.concatenate([r.labels for r in steps])
+def real_labels(case: Case, annotator: Annotator, condition: Condition, own: bool = True) -> Labels:
+    """Labels ``(warmup + horizon, 8)`` of what the real people did.
+
+    They are the event's own where it has them, but not with ``own=False``.
+    """
+    event = case.event if own else replace(case.event, labels=None)
+    return np.concatenate([r.labels for r in real_rollout(event, annotator, condition.process)])
 
 
 def _pair(plan: Plan, task: Task) -> Pair:

@@ -18,6 +18,7 @@ from benchmarks import metrics
 from benchmarks.compare import FLOOR, PERSISTENCE, Comparison, compare_labels, forecasts
 from benchmarks.fidelity.conditions import CORE
 from benchmarks.fidelity.entry import CaseFacts, Entry, Manifest, Played
+from benchmarks.fidelity.judges import corrected, under_judges
 from benchmarks.metrics import WINDOWS, Interval, block_bootstrap
 from mfenv.distributions import normalise
 from mfenv.labels import DIMENSIONS, Labels, one_hot
@@ -61,7 +62,7 @@ def _condition(
         compare_labels(
             played.warmup[c],
             played.real[c],
-            {m: x[:, c] for m, x in played.simulated.items()},
+            {m: list(x[:, c]) for m, x in played.simulated.items()},
             seeds,
         )
         for c in range(len(cases))
@@ -100,6 +101,10 @@ def _condition(
     summary["per_domain"] = _domains(cases, comparisons)
     if not independent:
         summary["per_group"] = _groups(groups, comparisons)
+    summary["corrected"] = corrected(
+        manifest.annotator, [case.language for case in cases], played.real, labels
+    )
+    summary["judges"], summary["reversed"] = _judged(played, manifest, summary, groups)
     summary["cases"] = {"count": len(cases), "groups": len(set(groups))}
     usage = manifest.conditions[name].usage
     summary["decisions"], summary["seconds"] = usage.decisions, round(usage.seconds, 1)
@@ -231,6 +236,26 @@ def _likelihood(
             )
         result[m] = row
     return result
+
+
+def _judged(
+    played: Played, manifest: Manifest, summary: Mapping[str, Any], groups: Sequence[str]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Mean KL under each second annotator, and the pairs that it orders otherwise."""
+    found: dict[str, Any] = {}
+    plain = {manifest.annotator: {m: summary["kl"][m]["mean"] for m in played.simulated}}
+    for judge, (real, simulated) in played.judged.items():
+        true = metrics.window_counts(real)
+        each = {
+            m: metrics.kl(true, metrics.window_counts(x)).mean(axis=(0, 2, 3))
+            for m, x in simulated.items()
+        }
+        found[judge] = {
+            "annotator": manifest.judges[judge],
+            "kl": {m: _json(_interval(x, groups)) for m, x in each.items()},
+        }
+        plain[manifest.judges[judge]] = {m: float(x.mean()) for m, x in each.items()}
+    return found, under_judges(plain)
 
 
 def _domains(cases: Sequence[CaseFacts], comparisons: Sequence[Comparison]) -> dict[str, Any]:

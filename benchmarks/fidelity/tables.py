@@ -93,6 +93,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         *_distance_table(result),
         *_domain_table(result),
         *_group_table(result),
+        *_judge_tables(result),
         *_likelihood_table(result),
         *_study_tables(result),
         *_how(result),
@@ -224,6 +225,47 @@ def _likelihood_table(result: Mapping[str, Any]) -> list[str]:
             f"{action} |"
         )
     return [*lines, ""]
+
+
+def _judge_tables(result: Mapping[str, Any]) -> list[str]:
+    lines: list[str] = []
+    if (fixed := result["corrected"]) is not None:
+        lines += [
+            "## The annotator's own errors",
+            "",
+            f"Shares corrected for what the annotator is known to confuse (measured on its test "
+            f"part; {fixed['silent']:.0%} of the real reactions are silent reposts, which a rule "
+            f"reads). The excess KL of the corrected shares, without the bias of sampling; the "
+            f"uncertainty of the confusion is part of the interval.",
+            "",
+            "| | corrected excess KL | against the best |",
+            "|---|---|---|",
+        ]
+        best = fixed["ranked"][0]
+        for name in fixed["ranked"]:
+            gap = "" if name == best else show(fixed["paired"][f"{best} - {name}"], sign=True)
+            lines.append(f"| {name} | {show(fixed['kl'][name])} | {gap} |")
+        lines.append("")
+    if result["judges"]:
+        judges = result["judges"].values()
+        lines += [
+            "## Under another judge",
+            "",
+            f"| mean KL | {result['annotator']} | {' | '.join(j['annotator'] for j in judges)} |",
+            "|---|---|" + "---|" * len(judges),
+        ]
+        for name in next(iter(judges))["kl"]:
+            cells = " | ".join(show(j["kl"][name]) for j in judges)
+            lines.append(f"| {name} | {show(result['kl'][name])} | {cells} |")
+        lines.append("")
+        for row in result["reversed"]:
+            pairs = "; ".join(f"{a} before {b}" for a, b in row["pairs"])
+            lines.append(
+                f"**The ranking depends on the judge**: under {row['judge']} these pairs stand the "
+                f"other way round: {pairs}."
+            )
+        lines.append("")
+    return lines
 
 
 def _study_tables(result: Mapping[str, Any]) -> list[str]:

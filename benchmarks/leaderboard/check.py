@@ -226,6 +226,9 @@ def _strings(manifest: Manifest) -> Iterator[tuple[str, str, str]]:
         for method, identity in facts.methods.items():
             yield "method", f"conditions.{name}.methods", method
             yield "identity", f"conditions.{name}.methods.{method}", identity
+    for judge, annotator in manifest.judges.items():
+        yield "method", "judges", judge
+        yield "annotator", f"judges.{judge}", annotator
     for currency in manifest.cost or {}:
         yield "currency", "cost", currency
     yield "command", "command", manifest.command
