@@ -505,7 +505,8 @@ def _studies(scores: Mapping[str, Any]) -> str:
     return (
         '<section><h2 id="studies">One thing changed at a time</h2><div class="scroll" '
         'role="region" aria-labelledby="studies" tabindex="0"><table><caption>Mean KL and '
-        "excess over the floor of the same sizes; fewer cases where events are too short.</caption><thead><tr>"
+        "excess over the floor of the same sizes; fewer cases where events are too short.</caption>"
+        "<thead><tr>"
         '<th scope="col" class="text">condition</th><th scope="col" class="text">method</th>'
         '<th scope="col">cases</th><th scope="col">mean KL</th><th scope="col">excess</th></tr>'
         f"</thead><tbody>{lines}</tbody></table></div></section>"
