@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.compare import FLOOR
+from benchmarks.compare import FLOOR, PERSISTENCE
 from benchmarks.drawing import CHART_STYLE, escape, legend, nice, number, panel, scale
 from benchmarks.fidelity.conditions import CORE
 from benchmarks.fidelity.tracks import TRACKS
@@ -140,22 +141,23 @@ def _board_name(board: Board) -> str:
 
 
 _COLUMNS = (
-    ("rank", "Rank", ""),
-    ("backbone", "Backbone", "text"),
-    ("method", "Method", "text"),
-    ("kl", "Mean KL", ""),
-    ("", "Mean KL, drawn", "text"),
-    ("excess", "Excess over the noise floor", ""),
-    ("persistence", "Against persistence", "text"),
-    ("iqm", "IQM", ""),
-    ("nll", "NLL an action, minus baseline", ""),
-    ("speed", "Decisions/s", ""),
-    ("tokens", "Tokens", ""),
-    ("cost", "Cost", ""),
-    ("seeds", "Seeds", ""),
-    ("verified", "Verified", "text"),
-    ("events", "Events", "text"),
+    ("Rank", ""),
+    ("Backbone", "text"),
+    ("Method", "text"),
+    ("Mean KL", ""),
+    ("", "drawn"),
+    ("Excess KL", ""),
+    ("Against persistence", "text"),
+    ("IQM", ""),
+    ("ΔNLL an action", ""),
+    ("Decisions/s", ""),
+    ("Tokens", ""),
+    ("Cost", ""),
+    ("Seeds", ""),
+    ("Verified", "text"),
+    ("Events", "text"),
 )
+"""Headings, and the classes of their cells; the drawing has no heading of its own."""
 
 
 _NO_RANK = (
@@ -165,26 +167,30 @@ _NO_RANK = (
 
 
 def _board(board: Board) -> str:
+    # A column that nobody has anything in is left out.
+    priced = any(row.cost for row in board.rows)
     head = "".join(
-        f'<th scope="col"{_class(kind)}>{name}</th>'
-        if not key
-        else f'<th scope="col" aria-sort="none"{_class(kind)}><button type="button">{name}'
-        "</button></th>"
-        for key, name, kind in _COLUMNS
+        f'<th scope="col" aria-sort="none"{_class(kind)}><button type="button">{name}</button></th>'
+        if name
+        else f"<td{_class(kind)}></td>"
+        for name, kind in _COLUMNS
+        if name != "Cost" or priced
     )
     ranked = [r for r in board.rows if not r.unranked]
     rest = [r for r in board.rows if r.unranked]
     body = ""
     for rows, title in ((ranked, ""), (rest, _NO_RANK)):
         if rows:
-            lines = "".join(_row(r, _top(rows), rows) for r in rows)
+            axis = _axis(rows)
+            lines = "".join(_row(row, axis, priced) for row in rows)
             body += f"<tbody>{_group(title)}{lines}</tbody>"
     name = escape(_board_name(board))
     track = TRACKS[board.track]
     return (
         f'<section data-board="{_board_id(board)}"><h2 id="{_board_id(board)}">{name}</h2>'
-        f'<p class="note">{escape(track.what[0].upper() + track.what[1:])}. Lower is better in all '
-        "columns of KL and NLL.</p>"
+        f'<p class="note">{escape(track.what[0].upper() + track.what[1:])}. Lower is better in the '
+        "columns of KL, IQM and ΔNLL. Drawn: the mean KL with its interval; dashed: persistence, "
+        "dotted: the noise floor.</p>"
         f'<div class="scroll" role="region" aria-labelledby="{_board_id(board)}" tabindex="0">'
         f'<table class="board"><caption>Results on {name}; the buttons in the headings sort.'
         f"</caption><thead><tr>{head}</tr></thead>{body}</table></div></section>"
@@ -198,67 +204,87 @@ def _class(kind: str) -> str:
 def _group(title: str) -> str:
     if not title:
         return ""
-    return f'<tr class="group"><th scope="rowgroup" class="text" colspan="15">{title}</th></tr>'
+    columns = len(_COLUMNS)
+    return (
+        f'<tr class="group"><th scope="rowgroup" class="text" colspan="{columns}">{title}</th></tr>'
+    )
 
 
-def _top(rows: Sequence[Row]) -> float:
-    """The right end of the drawn KL."""
-    return nice(max([1e-3, *(r.kl.mean if r.kl.high is None else r.kl.high for r in rows)]))
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """What a board's KL are drawn on."""
+
+    top: float
+    guides: Sequence[tuple[str, float]]
+    """Class and place of vertical lines."""
 
 
-def _row(row: Row, top: float, rows: Sequence[Row]) -> str:
+def _axis(rows: Sequence[Row]) -> _Axis:
+    """An axis for the methods and persistence; a baseline that is far off is cut."""
+    near = [r for r in rows if r.kind == "method" or r.method == PERSISTENCE]
+    ends = [r.kl.mean if r.kl.high is None else r.kl.high for r in near]
+    guides = [("guide", r.kl.mean) for r in rows if r.method == PERSISTENCE]
+    guides += [("guide floor", r.kl.mean) for r in rows if r.kind == "floor"]
+    return _Axis(nice(max([1e-3, *ends])), guides)
+
+
+def _row(row: Row, axis: _Axis, priced: bool) -> str:
     method = row.kind == "method"
     text = escape(f"{row.backbone} {row.revision} {row.method}".lower())
     kind = {"method": "", "baseline": "baseline", "floor": "floor-row"}[row.kind]
     name = (
         f'<a href="entries/{row.entry}.html">{escape(row.backbone)}</a>'
-        f'<span class="sub">{escape(row.revision)}</span>'
+        f'<span class="sub">{escape(_cut(row.revision))}</span>'
         if method
         else "no model"
     )
     verified = {True: "verified", False: "not reproduced", None: "no"}[row.verified]
     cost = " ".join(f"{x:,.2f} {escape(c)}" for c, x in sorted((row.cost or {}).items()))
+    speed = row.decisions_per_second
+    excess = _figure(row.excess, sign=True)
+    if row.floor:
+        excess += f'<span class="ci">{row.floor} the floor</span>'
     cells = [
         _cell("Rank", row.rank, "" if row.rank is None else str(row.rank)),
         f'<th scope="row" class="text" data-value="{escape(row.backbone)}">{name}</th>',
         _cell("Method", row.method, escape(row.method), "text lead"),
         _cell("Mean KL", row.kl.mean, _figure(row.kl), "figure lead"),
-        f'<td class="dot-cell text">{_whisker(row.kl, top, rows)}</td>',
-        _cell(
-            "Excess over the noise floor",
-            None if row.excess is None else row.excess.mean,
-            _figure(row.excess, sign=True)
-            + (f'<span class="sub">{row.floor} the floor</span>' if row.floor else ""),
-            "figure",
-        ),
-        _cell(
-            "Against persistence",
-            None if row.against_persistence is None else row.against_persistence.mean,
-            _relation(row),
-            "text figure",
-        ),
-        _cell("IQM", None if row.iqm is None else row.iqm.mean, _figure(row.iqm), "figure"),
-        _cell(
-            "NLL an action, minus baseline",
-            None if row.nll is None else row.nll.mean,
-            _figure(row.nll, 3, sign=True),
-            "figure",
-        ),
-        _cell(
-            "Decisions/s",
-            row.decisions_per_second,
-            "" if row.decisions_per_second is None else f"{row.decisions_per_second:,.1f}",
-        ),
-        _cell("Tokens", row.tokens, "" if row.tokens is None else f"{row.tokens:,}"),
+        f'<td class="drawn">{_whisker(row.kl, axis)}</td>',
+        _cell("Excess KL", _mean(row.excess), excess, "figure"),
+        _cell("Against persistence", _mean(row.against_persistence), _relation(row), "text figure"),
+        _cell("IQM", _mean(row.iqm), _figure(row.iqm), "figure"),
+        _cell("ΔNLL an action", _mean(row.nll), _figure(row.nll, 3, sign=True), "figure"),
+        _cell("Decisions/s", speed, "" if speed is None else f"{speed:,.1f}"),
+        _cell("Tokens", row.tokens, "" if row.tokens is None else _count(row.tokens)),
         _cell("Cost", sum((row.cost or {}).values()) if row.cost else None, cost),
         _cell("Seeds", row.seeds, str(row.seeds)),
         _cell("Verified", verified if method else None, _verified(row) if method else "", "text"),
-        _cell("Events", row.events, _events(row), "text"),
+        _cell(
+            "Events", row.events, escape(row.events.replace(" of the official list", "")), "text"
+        ),
     ]
+    if not priced:
+        del cells[11]
     return (
         f'<tr data-text="{text}" data-kind="{row.kind}" data-ranked="{_yes(not row.unranked)}" '
         f'data-verified="{_yes(row.verified is True)}"{_class(kind)}>{"".join(cells)}</tr>'
     )
+
+
+def _mean(figure: Figure | None) -> float | None:
+    return None if figure is None else figure.mean
+
+
+def _cut(text: str, most: int = 18) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _count(n: int) -> str:
+    """A large number in three digits."""
+    for unit, name in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if n >= unit:
+            return f"{n / unit:.3g} {name}"
+    return str(n)
 
 
 def _yes(value: bool) -> str:
@@ -278,7 +304,7 @@ def _figure(figure: Figure | None, digits: int = 4, sign: bool = False) -> str:
     plus = "+" if sign and figure.mean > 0 else ""
     span = ""
     if figure.low is not None and figure.high is not None:
-        ends = f"{number(figure.low, digits)} to {number(figure.high, digits)}"
+        ends = f"{number(figure.low)} to {number(figure.high)}"
         span = f'<span class="ci">{ends}</span>'
     return f"{plus}{number(figure.mean, digits)}{span}"
 
@@ -308,33 +334,29 @@ def _verified(row: Row) -> str:
     )
 
 
-def _events(row: Row) -> str:
-    reasons = "; ".join(row.unranked) if row.kind == "method" else ""
-    more = f'<span class="sub">{escape(reasons)}</span>' if reasons else ""
-    return f"{escape(row.events)}{more}"
-
-
-def _whisker(figure: Figure, top: float, rows: Sequence[Row]) -> str:
+def _whisker(figure: Figure, axis: _Axis) -> str:
     """A mean with its interval on the board's axis; dashed: persistence, dotted: the floor."""
-    left, right = 4.0, 128.0
+    left, right = 4.0, 104.0
 
     def x(value: float) -> str:
-        return f"{left + (right - left) * min(max(value, 0.0), top) / top:.1f}"
+        return f"{left + (right - left) * min(max(value, 0.0), axis.top) / axis.top:.1f}"
 
     marks = [f'<line class="axis" x1="{left}" x2="{right}" y1="24" y2="24"/>']
-    for other in rows:
-        if other.kind == "floor" or (other.kind == "baseline" and other.method == "persistence"):
-            kind = "guide floor" if other.kind == "floor" else "guide"
-            at = x(other.kl.mean)
-            marks.append(f'<line class="{kind}" x1="{at}" x2="{at}" y1="0" y2="24"/>')
+    marks += [
+        f'<line class="{kind}" x1="{x(at)}" x2="{x(at)}" y1="0" y2="24"/>'
+        for kind, at in axis.guides
+    ]
     if figure.low is not None and figure.high is not None:
         marks.append(
             f'<line class="whisker" x1="{x(figure.low)}" x2="{x(figure.high)}" y1="12" y2="12"/>'
         )
-    marks.append(f'<circle class="point" cx="{x(figure.mean)}" cy="12" r="4.5"/>')
+    if figure.mean <= axis.top:
+        marks.append(f'<circle class="point" cx="{x(figure.mean)}" cy="12" r="4.5"/>')
+    else:
+        marks.append('<path class="point" d="M98 6l8 6-8 6z"/>')
     return (
-        f'<svg viewBox="0 0 132 26" role="img" aria-label="mean KL {number(figure.mean)} on an '
-        f'axis from 0 to {top:.3g}">{"".join(marks)}</svg>'
+        f'<svg viewBox="0 0 108 26" role="img" aria-label="mean KL {number(figure.mean)} on an '
+        f'axis from 0 to {axis.top:.3g}">{"".join(marks)}</svg>'
     )
 
 
