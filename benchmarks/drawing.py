@@ -44,7 +44,10 @@ def number(x: float, digits: int = 3) -> str:
     """A figure for a table, with a real minus sign."""
     if math.isnan(x):
         return "–"
-    return f"{x:.{digits}f}".replace("-", "\N{MINUS SIGN}")
+    text = f"{x:.{digits}f}"
+    if not text.strip("-0."):  # nothing is left of what was below zero
+        text = text.removeprefix("-")
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def scale(real: Floats, simulated: Sequence[Floats]) -> float:

@@ -91,8 +91,8 @@ def index_page(boards: Sequence[Board], skipped: Mapping[str, str]) -> str:
         "reactions. Their population is compared with the real one, in eight label dimensions: the "
         "lower the KL divergence, the closer. Simple forecasts without any model stand in between, "
         "in grey; a simulator earns its place by beating <em>persistence</em>.</p>"
-        "<p>Every figure was computed from an entry's journals, none is claimed. Brackets are 95% "
-        'intervals over events. <a href="method.html">How it is scored</a> says what the columns '
+        "<p>Every figure was computed from an entry's journals, none is claimed. The small figures "
+        'are 95% intervals over events. <a href="method.html">How it is scored</a> says what the columns '
         "mean.</p>",
         _skipped(skipped),
         _filters(boards) if boards else "<p>There are no entries yet.</p>",
@@ -145,11 +145,10 @@ _COLUMNS = (
     ("Backbone", "text"),
     ("Method", "text"),
     ("Mean KL", ""),
-    ("", "drawn"),
     ("Excess KL", ""),
     ("Against persistence", "text"),
     ("IQM", ""),
-    ("ΔNLL an action", ""),
+    ("ΔNLL", ""),
     ("Decisions/s", ""),
     ("Tokens", ""),
     ("Cost", ""),
@@ -157,7 +156,7 @@ _COLUMNS = (
     ("Verified", "text"),
     ("Events", "text"),
 )
-"""Headings, and the classes of their cells; the drawing has no heading of its own."""
+"""Headings, and the classes of their cells."""
 
 
 _NO_RANK = (
@@ -171,8 +170,6 @@ def _board(board: Board) -> str:
     priced = any(row.cost for row in board.rows)
     head = "".join(
         f'<th scope="col" aria-sort="none"{_class(kind)}><button type="button">{name}</button></th>'
-        if name
-        else f"<td{_class(kind)}></td>"
         for name, kind in _COLUMNS
         if name != "Cost" or priced
     )
@@ -192,8 +189,8 @@ def _board(board: Board) -> str:
         "columns of KL, IQM and ΔNLL. Drawn: the mean KL with its interval; dashed: persistence, "
         "dotted: the noise floor.</p>"
         f'<div class="scroll" role="region" aria-labelledby="{_board_id(board)}" tabindex="0">'
-        f'<table class="board"><caption>Results on {name}; the buttons in the headings sort.'
-        f"</caption><thead><tr>{head}</tr></thead>{body}</table></div></section>"
+        f'<table class="board"><caption><span>Results on {name}; the buttons in the headings sort.'
+        f"</span></caption><thead><tr>{head}</tr></thead>{body}</table></div></section>"
     )
 
 
@@ -233,8 +230,8 @@ def _row(row: Row, axis: _Axis, priced: bool) -> str:
     text = escape(f"{row.backbone} {row.revision} {row.method}".lower())
     kind = {"method": "", "baseline": "baseline", "floor": "floor-row"}[row.kind]
     name = (
-        f'<a href="entries/{row.entry}.html">{escape(row.backbone)}</a>'
-        f'<span class="sub">{escape(_cut(row.revision))}</span>'
+        f'<a href="entries/{row.entry}.html">{escape(_cut(row.backbone, 60))}</a>'
+        f'<span class="sub">{escape(_cut(row.revision, 18))}</span>'
         if method
         else "no model"
     )
@@ -246,14 +243,14 @@ def _row(row: Row, axis: _Axis, priced: bool) -> str:
         excess += f'<span class="ci">{row.floor} the floor</span>'
     cells = [
         _cell("Rank", row.rank, "" if row.rank is None else str(row.rank)),
-        f'<th scope="row" class="text" data-value="{escape(row.backbone)}">{name}</th>',
+        f'<th scope="row" class="text" data-value="{escape(row.backbone)}">'
+        f'<span class="name">{name}</span></th>',
         _cell("Method", row.method, escape(row.method), "text lead"),
-        _cell("Mean KL", row.kl.mean, _figure(row.kl), "figure lead"),
-        f'<td class="drawn">{_whisker(row.kl, axis)}</td>',
+        _cell("Mean KL", row.kl.mean, _figure(row.kl) + _whisker(row.kl, axis), "figure lead kl"),
         _cell("Excess KL", _mean(row.excess), excess, "figure"),
         _cell("Against persistence", _mean(row.against_persistence), _relation(row), "text figure"),
         _cell("IQM", _mean(row.iqm), _figure(row.iqm), "figure"),
-        _cell("ΔNLL an action", _mean(row.nll), _figure(row.nll, 3, sign=True), "figure"),
+        _cell("ΔNLL", _mean(row.nll), _figure(row.nll, 3, sign=True), "figure"),
         _cell("Decisions/s", speed, "" if speed is None else f"{speed:,.1f}"),
         _cell("Tokens", row.tokens, "" if row.tokens is None else _count(row.tokens)),
         _cell("Cost", sum((row.cost or {}).values()) if row.cost else None, cost),
@@ -264,7 +261,7 @@ def _row(row: Row, axis: _Axis, priced: bool) -> str:
         ),
     ]
     if not priced:
-        del cells[11]
+        del cells[10]
     return (
         f'<tr data-text="{text}" data-kind="{row.kind}" data-ranked="{_yes(not row.unranked)}" '
         f'data-verified="{_yes(row.verified is True)}"{_class(kind)}>{"".join(cells)}</tr>'
@@ -275,7 +272,7 @@ def _mean(figure: Figure | None) -> float | None:
     return None if figure is None else figure.mean
 
 
-def _cut(text: str, most: int = 18) -> str:
+def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
@@ -314,14 +311,10 @@ def _relation(row: Row) -> str:
         return ""
     kind = {"better": " good", "worse": " bad", "not clear": ""}[row.relation]
     gap = row.against_persistence
-    plus = "+" if gap.mean > 0 else ""
-    ends = ""
+    shown = number(gap.mean)
     if gap.low is not None and gap.high is not None:
-        ends = f" ({number(gap.low)} to {number(gap.high)})"
-    return (
-        f'<span class="chip{kind}">{row.relation}</span>'
-        f'<span class="ci">{plus}{number(gap.mean)}{ends}</span>'
-    )
+        shown = f"{number(gap.low)} to {number(gap.high)}"
+    return f'<span class="chip{kind}">{row.relation}</span><span class="ci">{shown}</span>'
 
 
 def _verified(row: Row) -> str:
@@ -336,27 +329,27 @@ def _verified(row: Row) -> str:
 
 def _whisker(figure: Figure, axis: _Axis) -> str:
     """A mean with its interval on the board's axis; dashed: persistence, dotted: the floor."""
-    left, right = 4.0, 104.0
+    left, right = 4.0, 92.0
 
     def x(value: float) -> str:
         return f"{left + (right - left) * min(max(value, 0.0), axis.top) / axis.top:.1f}"
 
-    marks = [f'<line class="axis" x1="{left}" x2="{right}" y1="24" y2="24"/>']
+    marks = [f'<line class="axis" x1="{left}" x2="{right}" y1="20" y2="20"/>']
     marks += [
-        f'<line class="{kind}" x1="{x(at)}" x2="{x(at)}" y1="0" y2="24"/>'
+        f'<line class="{kind}" x1="{x(at)}" x2="{x(at)}" y1="0" y2="20"/>'
         for kind, at in axis.guides
     ]
     if figure.low is not None and figure.high is not None:
         marks.append(
-            f'<line class="whisker" x1="{x(figure.low)}" x2="{x(figure.high)}" y1="12" y2="12"/>'
+            f'<line class="whisker" x1="{x(figure.low)}" x2="{x(figure.high)}" y1="10" y2="10"/>'
         )
     if figure.mean <= axis.top:
-        marks.append(f'<circle class="point" cx="{x(figure.mean)}" cy="12" r="4.5"/>')
+        marks.append(f'<circle class="point" cx="{x(figure.mean)}" cy="10" r="4.5"/>')
     else:
-        marks.append('<path class="point" d="M98 6l8 6-8 6z"/>')
+        marks.append('<path class="point" d="M86 4l8 6-8 6z"/>')
     return (
-        f'<svg viewBox="0 0 108 26" role="img" aria-label="mean KL {number(figure.mean)} on an '
-        f'axis from 0 to {axis.top:.3g}">{"".join(marks)}</svg>'
+        f'<svg class="drawn" viewBox="0 0 96 22" role="img" aria-label="mean KL '
+        f'{number(figure.mean)} on an axis from 0 to {axis.top:.3g}">{"".join(marks)}</svg>'
     )
 
 
@@ -423,7 +416,8 @@ def _heat(
     identity = title.lower().replace(" ", "-")
     return (
         f'<section><h2 id="{identity}">{title}</h2><div class="scroll" role="region" '
-        f'aria-labelledby="{identity}" tabindex="0"><table class="heat"><caption>{note}</caption>'
+        f'aria-labelledby="{identity}" tabindex="0"><table class="heat"><caption>'
+        f"<span>{note}</span></caption>"
         f'<thead><tr><th scope="col">method</th>{head}</tr></thead><tbody>{lines}</tbody></table>'
         "</div></section>"
     )
@@ -526,8 +520,9 @@ def _studies(scores: Mapping[str, Any]) -> str:
     )
     return (
         '<section><h2 id="studies">One thing changed at a time</h2><div class="scroll" '
-        'role="region" aria-labelledby="studies" tabindex="0"><table><caption>Mean KL and '
-        "excess over the floor of the same sizes; fewer cases where events are too short.</caption>"
+        'role="region" aria-labelledby="studies" tabindex="0"><table><caption><span>Mean KL and '
+        "excess over the floor of the same sizes; fewer cases where events are too short."
+        "</span></caption>"
         "<thead><tr>"
         '<th scope="col" class="text">condition</th><th scope="col" class="text">method</th>'
         '<th scope="col">cases</th><th scope="col">mean KL</th><th scope="col">excess</th></tr>'
