@@ -7,7 +7,6 @@ and requests even if an escape were missing.
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,16 +15,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.compare import Score
+from benchmarks.drawing import (
+    CHART_STYLE,
+    SMOOTH,
+    block_size,
+    escape,
+    legend,
+    nice,
+    number,
+    panel,
+    scale,
+)
 from benchmarks.metrics import WINDOWS, Interval
 from mfenv.labels import DIMENSIONS, N_DIMENSIONS, NAMES, OFFSETS
 
 __all__ = ["Effect", "Method", "Report", "Samples", "render"]
 
 Floats = NDArray[np.float64]
-
-_SMOOTH = 3  # points that a drawn line averages over
-_POINTS = 240  # of a drawn line at most; the steps of a longer run are averaged in blocks
-_TOPS = (0.1, 0.25, 0.5, 0.75, 1.0)  # upper ends of a panel's scale
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,22 +104,9 @@ def render(report: Report) -> str:
         '<meta http-equiv="Content-Security-Policy" '
         "content=\"default-src 'none'; style-src 'unsafe-inline'\"/>"
         '<meta name="color-scheme" content="light dark"/>'
-        f"<title>{_text(report.title)}</title><style>{_STYLE}</style></head>\n"
+        f"<title>{escape(report.title)}</title><style>{CHART_STYLE}{_STYLE}</style></head>\n"
         "<body><main>\n" + "\n".join(part for part in body if part) + "\n</main></body></html>\n"
     )
-
-
-def _text(text: str) -> str:
-    """Escape untrusted text; control characters, which XML and terminals dislike, are replaced."""
-    clean = "".join(c if c.isprintable() or c in "\n\u200d\u3000" else "\ufffd" for c in text)
-    return html.escape(clean.encode("utf-8", "replace").decode("utf-8"), quote=True)
-
-
-def _number(x: float, digits: int = 3) -> str:
-    """A figure for a table, with a real minus sign."""
-    if math.isnan(x):
-        return "–"
-    return f"{x:.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _percent(x: float) -> str:
@@ -124,20 +117,20 @@ def _interval(x: Interval, digits: int = 3) -> str:
     span = (
         ""
         if math.isnan(x.low)
-        else f' <span class="ci">{_number(x.low, digits)} to {_number(x.high, digits)}</span>'
+        else f' <span class="ci">{number(x.low, digits)} to {number(x.high, digits)}</span>'
     )
-    return f"{_number(x.mean, digits)}{span}"
+    return f"{number(x.mean, digits)}{span}"
 
 
 def _swatch(name: str, colour: Mapping[str, str]) -> str:
     kind = colour.get(name, "real" if name == "real" else "plain")
-    return f'<span class="key {kind}"></span>{_text(name)}'
+    return f'<span class="key {kind}"></span>{escape(name)}'
 
 
 def _header(report: Report) -> str:
     return (
-        f"<header><p class='eyebrow'>mfenv simulation</p><h1>{_text(report.title)}</h1>"
-        f'<blockquote lang="{_text(report.language)}" dir="auto">{_text(report.topic)}'
+        f"<header><p class='eyebrow'>mfenv simulation</p><h1>{escape(report.title)}</h1>"
+        f'<blockquote lang="{escape(report.language)}" dir="auto">{escape(report.topic)}'
         "</blockquote></header>"
     )
 
@@ -149,25 +142,25 @@ def _verdict(report: Report, colour: Mapping[str, str]) -> str:
         return ""
     best = ranked[0]
     sentence = (
-        f"<strong>{_text(best.name)}</strong> is closest to the real population on this event: "
-        f"mean KL {_number(best.kl.mean)} nats"
+        f"<strong>{escape(best.name)}</strong> is closest to the real population on this event: "
+        f"mean KL {number(best.kl.mean)} nats"
     )
     if len(ranked) > 1:
         sentence += ", then " + ", ".join(
-            f"{_text(s.name)} {_number(s.kl.mean)}" for s in ranked[1:]
+            f"{escape(s.name)} {number(s.kl.mean)}" for s in ranked[1:]
         )
     sentence += "."
     if len(ranked) > 1 and not best.kl.high < ranked[1].kl.low:
         sentence += (
-            f" The intervals of {_text(best.name)} and {_text(ranked[1].name)} overlap: this event "
-            "alone does not tell them apart."
+            f" The intervals of {escape(best.name)} and {escape(ranked[1].name)} overlap: this "
+            "event alone does not tell them apart."
         )
     if report.floor is not None:
         sentence += (
-            f" Sampling alone leaves {_number(report.floor.kl.mean)} "
+            f" Sampling alone leaves {number(report.floor.kl.mean)} "
             "(the noise floor: real against real at the same sizes)."
         )
-    notes = "".join(f"<p class='note'>{_text(n)}</p>" for n in report.notes)
+    notes = "".join(f"<p class='note'>{escape(n)}</p>" for n in report.notes)
     return (
         f"<section><h2>Who comes closest</h2><p>{sentence}</p>{notes}"
         f"{_forest(report, colour)}</section>"
@@ -177,7 +170,7 @@ def _verdict(report: Report, colour: Mapping[str, str]) -> str:
 def _forest(report: Report, colour: Mapping[str, str]) -> str:
     """Mean KL of every method with its interval, on one axis, as SVG."""
     ends = [s.kl.mean if math.isnan(s.kl.high) else s.kl.high for s in report.scores]
-    top = _nice(max([*ends, 1e-3]))
+    top = nice(max([*ends, 1e-3]))
     left, right, row = 110, 580, 26
     height = row * len(report.scores) + 34
 
@@ -205,7 +198,7 @@ def _forest(report: Report, colour: Mapping[str, str]) -> str:
         )
         marks.append(
             f'<text class="name" x="{left - 12}" y="{y + 4}" text-anchor="end">'
-            f"{_text(score.name)}</text>"
+            f"{escape(score.name)}</text>"
             f'<line class="whisker {kind}" x1="{x(low):.1f}" x2="{x(high):.1f}" y1="{y}" y2="{y}"/>'
             f'<circle class="dot {kind}" cx="{x(score.kl.mean):.1f}" cy="{y}" r="5"/>'
         )
@@ -216,12 +209,6 @@ def _forest(report: Report, colour: Mapping[str, str]) -> str:
         f'<figure><div class="scroll"><svg class="forest" viewBox="0 0 600 {height}" role="img" '
         f'aria-label="{caption}">{"".join(marks)}</svg></div><figcaption>{caption}.</figcaption></figure>'
     )
-
-
-def _nice(top: float) -> float:
-    """The next of 1, 2, 4, 5, 8, 10 times a power of ten."""
-    base = 10.0 ** math.floor(math.log10(top))
-    return float(next(base * f for f in (1, 2, 4, 5, 8, 10, 20) if base * f >= top * 0.999))
 
 
 def _table(report: Report, colour: Mapping[str, str]) -> str:
@@ -244,13 +231,13 @@ def _table(report: Report, colour: Mapping[str, str]) -> str:
         floor = s is report.floor
         cells = [
             f"<td class='lead'>{_interval(s.kl)}</td>",
-            f"<td>{_number(s.excess)}</td>",
-            f"<td>{_number(s.squared_error, 4)}</td>",
-            *(f"<td>{_number(w)}</td>" for w in s.per_window),
+            f"<td>{number(s.excess)}</td>",
+            f"<td>{number(s.squared_error, 4)}</td>",
+            *(f"<td>{number(w)}</td>" for w in s.per_window),
             *(
-                f"<td>{_number(v)}</td>"
+                f"<td>{number(v)}</td>"
                 if floor or v > best[d]
-                else f"<td class='best'>{_number(v)}</td>"
+                else f"<td class='best'>{number(v)}</td>"
                 for d, v in enumerate(s.per_dimension)
             ),
         ]
@@ -272,128 +259,28 @@ def _trajectories(report: Report, colour: Mapping[str, str]) -> str:
     if not len(report.real):
         return ""
     series = [(colour[m.name], m.shares) for m in report.methods]
-    legend = _legend([("real", "real"), *((m.name, colour[m.name]) for m in report.methods)])
+    keys = legend([("real", "real"), *((m.name, colour[m.name]) for m in report.methods)])
     groups = []
     for d, dimension in enumerate(DIMENSIONS):
         # Of two labels one says it all.
         shown = range(1, 2) if len(dimension.labels) == 2 else range(len(dimension.labels))
         columns = [OFFSETS[d] + k for k in shown]
-        top = _scale(report.real[:, columns], [s[..., columns] for _, s in series])
+        top = scale(report.real[:, columns], [s[..., columns] for _, s in series])
         panels = "".join(
-            _panel(dimension.labels[k], c, report.real, report.warmup, series, top)
+            panel(dimension.labels[k], c, report.real, report.warmup, series, top)
             for k, c in zip(shown, columns, strict=True)
         )
         groups.append(
             f"<div class='dimension n{len(columns)}'><h3>{dimension.name.replace('_', ' ')}</h3>"
             f"<div class='panels'>{panels}</div></div>"
         )
-    stride = _stride(len(report.real))
+    stride = block_size(len(report.real))
     dots = "dots are the real steps" if stride == 1 else f"dots average {stride} real steps"
     return (
         "<section><h2>Trajectories</h2><p class='note'>Share of each label, step by step: lines "
-        f"average {_SMOOTH * stride} steps, {dots}, bands span the seeds. Shaded: the "
+        f"average {SMOOTH * stride} steps, {dots}, bands span the seeds. Shaded: the "
         "warm-up, where everybody is real. One scale within a dimension.</p>"
-        f"{legend}<div class='dimensions'>{''.join(groups)}</div></section>"
-    )
-
-
-def _legend(entries: Sequence[tuple[str, str]]) -> str:
-    keys = "".join(f"<li><span class='key {c}'></span>{_text(n)}</li>" for n, c in entries)
-    return f"<ul class='legend'>{keys}</ul>"
-
-
-def _scale(real: Floats, simulated: Sequence[Floats]) -> float:
-    highest = max([float(np.max(real)), *(float(np.max(s.mean(axis=0))) for s in simulated)])
-    return next((t for t in _TOPS if t >= highest), 1.0)
-
-
-def _stride(steps: int) -> int:
-    """Steps behind one drawn point."""
-    return -(-steps // _POINTS)
-
-
-def _blocks(y: Floats, stride: int) -> Floats:
-    """Means of ``stride`` successive values over the last axis; the last block may be shorter."""
-    if stride == 1:
-        return y
-    starts = np.arange(0, y.shape[-1], stride)
-    sizes = np.minimum(starts + stride, y.shape[-1]) - starts
-    return np.asarray(np.add.reduceat(y, starts, axis=-1) / sizes)
-
-
-def _smooth(y: Floats) -> Floats:
-    """Centred moving average over the last axis, shorter at the ends."""
-    kernel = np.ones(_SMOOTH)
-    weight = np.convolve(np.ones(y.shape[-1]), kernel, mode="same")
-    return np.apply_along_axis(lambda v: np.convolve(v, kernel, mode="same"), -1, y) / weight
-
-
-def _panel(
-    label: str,
-    column: int,
-    real: Floats,
-    warmup: int,
-    series: Sequence[tuple[str, Floats]],
-    top: float,
-    mark: int | None = None,
-) -> str:
-    """One label's shares over the steps as SVG; ``series`` are (class, shares of the rollout)."""
-    steps = len(real)
-    stride = _stride(steps)
-    shown = _blocks(real[:, column], stride)
-    left, right, bottom, height = 34.0, 236.0, 104.0, 96.0
-
-    def x(step: float) -> float:
-        return left + (right - left) * step / steps
-
-    def y(share: float) -> float:
-        return bottom - height * min(max(share, 0.0), top) / top
-
-    def points(first: int, values: Floats) -> str:
-        return " ".join(f"{at(first, i)},{y(float(v)):.1f}" for i, v in enumerate(values))
-
-    def at(first: int, i: int) -> str:
-        return f"{x(min(first + (i + 0.5) * stride, steps)):.1f}"
-
-    parts = [
-        f'<rect class="warm" x="{left}" y="{bottom - height}" width="{x(warmup) - left:.1f}" '
-        f'height="{height}"/>'
-    ]
-    for share in (0.0, top / 2, top):
-        parts.append(
-            f'<line class="grid" x1="{left}" x2="{right}" y1="{y(share):.1f}" y2="{y(share):.1f}"/>'
-            f'<text class="tick" x="{left - 5}" y="{y(share) + 3.5:.1f}" text-anchor="end">'
-            f"{100 * share:.3g}%</text>"
-        )
-    for step in sorted({1, warmup + 1, steps}):
-        parts.append(
-            f'<text class="tick" x="{x(step - 0.5):.1f}" y="{bottom + 13}" text-anchor="middle">'
-            f"{step}</text>"
-        )
-    if mark is not None:
-        parts.append(
-            f'<line class="mark" x1="{x(mark):.1f}" x2="{x(mark):.1f}" '
-            f'y1="{bottom - height}" y2="{bottom}"/>'
-        )
-    lines = []
-    for kind, shares in series:
-        smooth = _smooth(_blocks(shares[..., column], stride))
-        if len(smooth) > 1:
-            low, high = smooth.min(axis=0), smooth.max(axis=0)
-            back = points(warmup, high).split()[::-1]
-            parts.append(
-                f'<polygon class="band {kind}" points="{points(warmup, low)} {" ".join(back)}"/>'
-            )
-        lines.append(f'<polyline class="{kind}" points="{points(warmup, smooth.mean(axis=0))}"/>')
-    parts += [
-        f'<circle class="step" cx="{at(0, i)}" cy="{y(float(v)):.1f}" r="1.6"/>'
-        for i, v in enumerate(shown)
-    ]
-    parts.append(f'<polyline class="real" points="{points(0, _smooth(shown))}"/>')
-    return (
-        f'<figure class="panel"><figcaption>{_text(label)}</figcaption>'
-        f'<svg viewBox="0 0 240 122" role="img" aria-label="share of {_text(label)} over the '
-        f'steps">{"".join(parts + lines)}</svg></figure>'
+        f"{keys}<div class='dimensions'>{''.join(groups)}</div></section>"
     )
 
 
@@ -402,7 +289,7 @@ def _effect(effect: Effect, report: Report, colour: Mapping[str, str]) -> str:
     plain = next(m.shares for m in report.methods if m.name == effect.method)
     rows = "".join(
         f"<tr{' class=' + chr(39) + 'shown' + chr(39) if d.excludes_zero else ''}>"
-        f"<th scope='row'>{_text(label.replace('/', ': '))}</th><td>{_percent(a)}</td>"
+        f"<th scope='row'>{escape(label.replace('/', ': '))}</th><td>{_percent(a)}</td>"
         f"<td>{_percent(b)}</td><td class='lead'>{_points(d)}</td></tr>"
         for label, a, b, d in zip(
             effect.labels, effect.without, effect.with_it, effect.difference, strict=True
@@ -411,26 +298,26 @@ def _effect(effect: Effect, report: Report, colour: Mapping[str, str]) -> str:
     series = [(kind, plain), ("with", effect.shares)]
     columns = [NAMES.index(label) for label in effect.labels]
     panels = "".join(
-        _panel(
+        panel(
             NAMES[c].replace("/", ": "),
             c,
             report.real,
             report.warmup,
             series,
-            _scale(report.real[:, [c]], [plain[..., [c]], effect.shares[..., [c]]]),
+            scale(report.real[:, [c]], [plain[..., [c]], effect.shares[..., [c]]]),
             report.warmup + effect.step,
         )
         for c in columns
     )
-    legend = _legend(
+    keys = legend(
         [("real", "real"), (f"{effect.method}, nothing done", kind), (effect.name, "with")]
     )
     return (
-        f"<section><h2>What if: {_text(effect.name)}</h2><p class='note'>{_text(effect.method)} "
+        f"<section><h2>What if: {escape(effect.name)}</h2><p class='note'>{escape(effect.method)} "
         "twice from the same point with the same noise, without and with the intervention. Shares "
         "of the population's own reactions from the intervention to the end; differences in "
         "percentage points with their 95% interval over seeds. Bold: the interval excludes 0."
-        f"</p>{legend}<div class='panels'>{panels}</div>"
+        f"</p>{keys}<div class='panels'>{panels}</div>"
         "<div class='scroll'><table class='figures'><thead><tr><th></th><th>without</th>"
         f"<th>with</th><th>difference</th></tr></thead><tbody>{rows}</tbody></table></div></section>"
     )
@@ -467,7 +354,7 @@ def _reactions(report: Report, colour: Mapping[str, str]) -> str:
 def _reaction(text: str, language: str) -> str:
     if not text.strip():
         return "<span class='silent'>repost without words</span>"
-    return f'<span lang="{_text(language)}" dir="auto">{_text(text)}</span>'
+    return f'<span lang="{escape(language)}" dir="auto">{escape(text)}</span>'
 
 
 def _mean_fields(report: Report, colour: Mapping[str, str]) -> str:
@@ -499,23 +386,23 @@ def _how_many(fields: Sequence[tuple[int, str]]) -> str:
 
 def _field(field: tuple[int, str], language: str) -> str:
     step, text = field
-    shown = _text(text) if text else "<span class='silent'>empty</span>"
+    shown = escape(text) if text else "<span class='silent'>empty</span>"
     return (
-        f'<div><dt>after step {step + 1}</dt><dd lang="{_text(language)}" dir="auto">{shown}</dd>'
+        f'<div><dt>after step {step + 1}</dt><dd lang="{escape(language)}" dir="auto">{shown}</dd>'
         "</div>"
     )
 
 
 def _facts(report: Report) -> str:
     groups = "".join(
-        f"<div><h3>{_text(heading)}</h3><dl>"
-        + "".join(f"<div><dt>{_text(k)}</dt><dd>{_text(v)}</dd></div>" for k, v in facts.items())
+        f"<div><h3>{escape(heading)}</h3><dl>"
+        + "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts.items())
         + "</dl></div>"
         for heading, facts in report.facts.items()
     )
     return (
         f"<section><h2>Data, models, settings</h2><div class='facts'>{groups}</div>"
-        f"<h3>Command</h3><pre>{_text(report.command)}</pre></section>"
+        f"<h3>Command</h3><pre>{escape(report.command)}</pre></section>"
     )
 
 
@@ -543,38 +430,11 @@ p{margin:.2em 0 .8em;max-width:72ch}
 blockquote{margin:0;padding:14px 18px;background:var(--card);border-left:3px solid var(--c1);
 border-radius:0 6px 6px 0;overflow-wrap:anywhere;white-space:pre-line}
 figure{margin:0}
-svg{display:block;width:100%;height:auto;overflow:visible}
-svg text{font-family:var(--font);fill:var(--muted)}
 .forest{max-width:760px;min-width:480px}.forest .name{font-size:13px;fill:var(--ink)}
-.tick{font-size:10px;font-variant-numeric:tabular-nums}.forest .tick{font-size:11px}
-.grid{stroke:var(--line);stroke-width:1}
+.forest .tick{font-size:11px}
 .floor{stroke:var(--muted);stroke-width:1.5;stroke-dasharray:4 3}
-.mark{stroke:var(--with);stroke-width:1.5;stroke-dasharray:2 3}
-.warm{fill:var(--warm)}
 .whisker{stroke-width:3;stroke-linecap:round;opacity:.45}
-polyline{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}
-polyline.real{stroke:var(--ink);stroke-width:1.6}
-.step{fill:var(--ink);opacity:.28}
-.band{opacity:.17;stroke:none}
-.c1{stroke:var(--c1)}.c2{stroke:var(--c2)}.c3{stroke:var(--c3)}.c4{stroke:var(--c4)}
-.c5{stroke:var(--c5)}.plain{stroke:var(--muted)}.with{stroke:var(--with)}
-polyline.c2{stroke-dasharray:6 3}polyline.c3{stroke-dasharray:2 3}
-polyline.c4{stroke-dasharray:8 3 2 3}
-polyline.c5{stroke-dasharray:1 4}polyline.with{stroke-dasharray:7 3}
-.band.c1,.dot.c1{fill:var(--c1)}.band.c2,.dot.c2{fill:var(--c2)}.band.c3,.dot.c3{fill:var(--c3)}
-.band.c4,.dot.c4{fill:var(--c4)}.band.c5,.dot.c5{fill:var(--c5)}.dot.plain{fill:var(--muted)}
-.band.with{fill:var(--with)}
 .dot{stroke:none}
-.key{display:inline-block;width:18px;height:0;border-top:3px solid var(--muted);
-margin-right:7px;vertical-align:middle;border-radius:2px}
-.key.real{border-color:var(--ink)}.key.c1{border-color:var(--c1)}
-.key.c2{border-color:var(--c2);border-top-style:dashed}
-.key.c3{border-color:var(--c3);border-top-style:dotted}
-.key.c4{border-color:var(--c4);border-top-style:dashed}
-.key.c5{border-color:var(--c5);border-top-style:dotted}
-.key.with{border-color:var(--with);border-top-style:dashed}
-.legend{list-style:none;display:flex;flex-wrap:wrap;gap:4px 22px;padding:0;margin:0 0 14px;
-font-size:.88rem}
 .dimensions{display:grid;grid-template-columns:repeat(4,minmax(0,1fr));gap:26px 28px}
 .dimension{grid-column:span 4}.dimension.n1{grid-column:span 1}.dimension.n3{grid-column:span 3}
 .panels{display:grid;grid-template-columns:repeat(auto-fill,minmax(210px,1fr));gap:14px 24px}

@@ -141,9 +141,14 @@ def declare_grid(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="a second annotator that everything is scored under as well, llm:… for example",
     )
-    add("--warmup", type=integer(1), default=50, metavar="T", help="(%(default)s)")
-    add("--horizon", type=integer(3), default=HORIZON, metavar="H", help="reactions (%(default)s)")
-    add("--batch", type=integer(1), default=16, metavar="n", help="(%(default)s)")
+    add("--warmup", type=integer(1), metavar="T", help="(the track's own, mostly 50)")
+    add(
+        "--horizon",
+        type=integer(3),
+        metavar="H",
+        help=f"reactions (the track's own, mostly {HORIZON})",
+    )
+    add("--batch", type=integer(1), metavar="n", help="(the track's own, mostly 16)")
     add("--seeds", type=integer(1), metavar="K", help=f"({SEEDS})")
     add("--sampling", choices=SAMPLINGS, default=SAMPLINGS[0], help="(%(default)s)")
     add(
@@ -201,7 +206,14 @@ def prepare(args: argparse.Namespace, folder: Path | None = None) -> Prepared:
     for method in (*methods, *study_methods):
         for annotator_name in (args.annotator, *args.judge):
             check_names(backbone=backbone, method=method, annotator=annotator_name)
-    core = Condition(CORE, tuple(methods), args.warmup, args.horizon, args.batch, args.sampling)
+    core = Condition(
+        CORE,
+        tuple(methods),
+        args.warmup or track.warmup,
+        args.horizon or track.horizon,
+        args.batch or track.batch,
+        args.sampling,
+    )
     grid = conditions(core, _split(args.studies), study_methods)
     chosen = choose(
         track,

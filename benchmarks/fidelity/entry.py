@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,9 +43,14 @@ __all__ = [
     "Played",
     "Usage",
     "Verdict",
+    "Written",
+    "inspect_entry",
     "load_entry",
+    "read_json",
     "read_manifest",
+    "read_texts",
     "text_folder",
+    "text_hash",
     "write_entry",
 ]
 
@@ -55,8 +61,16 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+=._-]{0,99}")
 MAX_BYTES = 64 * 2**20
 """Of one file. The core grid's largest has about 1 MB; a larger file is refused unread."""
 
+MAX_LINE = 2**20
+"""Bytes of ``entry.json``, and of one line of the other files."""
+
+_MAX_NUMBER = 2**53  # up to which a float counts every whole number
+_STRANGERS = 20  # files that are no part of an entry are named up to here
+
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_SHORT = re.compile(r"[0-9a-f]{32}")
 Floats = NDArray[np.float64]
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +150,8 @@ class Played:
     warmup: Labels  # (C, W, 8) of the real people
     real: Labels  # (C, H, 8)
     simulated: Mapping[str, Labels]  # method → (S, C, H, 8)
+    tokens: Mapping[str, NDArray[np.int64]]  # method → (S, C, steps, 2) of prompts, written
+    texts: Mapping[str, NDArray[np.str_]]  # method → (S, C, steps) hashes of what was written
     likelihoods: Mapping[str, Floats]  # method → (C, 3) sums of -log p, tokens, actions
     judged: Mapping[str, tuple[Labels, Mapping[str, Labels]]] = field(default_factory=dict)
     """Second annotator → its labels of the real ``(C, H, 8)`` and simulated reactions."""
@@ -160,6 +176,17 @@ class Entry:
     cases: Sequence[CaseFacts]
     played: Mapping[str, Played]
     """By condition."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was written in one step, from the part that holds the texts."""
+
+    case: int
+    seed: int
+    step: int
+    actions: Sequence[str]
+    mean_field: str
 
 
 def text_folder(folder: Path) -> Path:
@@ -220,7 +247,7 @@ def write_entry(
             for case, seed, steps in each:
                 for record in steps:
                     line = canonical(_text_json(case, seed, record))
-                    public.append(canonical(_step_json(case, seed, record, _short(line))))
+                    public.append(canonical(_step_json(case, seed, record, _hash(line))))
                     yield line
 
         put(texts, f"texts/{path}", written())
@@ -299,7 +326,12 @@ def _codes(labels: Labels) -> str:
     return " ".join(decode_code(row) for row in labels)
 
 
-def _short(line: bytes) -> str:
+def text_hash(case: int, seed: int, record: StepRecord) -> str:
+    """What stands in a public line for the texts of a step."""
+    return _hash(canonical(_text_json(case, seed, record)))
+
+
+def _hash(line: bytes) -> str:
     return hashlib.sha256(line).hexdigest()[:32]
 
 
@@ -311,13 +343,16 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / "entry.json"
     if not path.is_file():
         raise MfenvError(f"{folder}: no entry: it has no entry.json")
-    value = _json(path, _bytes(path), "line 1")
+    value = _json(path, _bytes(path, MAX_LINE), "(all)")
 
     def bad(name: str, problem: str) -> DataError:
         return DataError(str(path), "(all)", name, problem)
 
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise bad("format", f"this is no entry ({FORMAT})")
+    _only(bad, "", value, {*Manifest.__dataclass_fields__, "format"})
+    if re.search("[\ud800-\udfff]", json.dumps(value, ensure_ascii=False)):
+        raise bad("(all)", "holds half a character (a lone surrogate)")
     for name, kind in (
         ("track", str),
         ("split", str),
@@ -345,8 +380,10 @@ def read_manifest(folder: Path) -> Manifest:
     seeds = value["seeds"]
     if not seeds or any(type(s) is not int or s < 0 for s in seeds) or len({*seeds}) < len(seeds):
         raise bad("seeds", "must be a list of different whole numbers of at least 0")
-    if value["n_cases"] < 1:
-        raise bad("n_cases", "must be 1 or more")
+    if max(seeds) >= _MAX_NUMBER:
+        raise bad("seeds", f"must be less than {_MAX_NUMBER}")
+    if not 1 <= value["n_cases"] <= 10**6:
+        raise bad("n_cases", "must be from 1 to 1,000,000")
     if not value["conditions"]:
         raise bad("conditions", "must name at least one")
     value.setdefault("judges", {})
@@ -355,6 +392,8 @@ def read_manifest(folder: Path) -> Manifest:
     for name, kind in (("data", str), ("files", str), ("judges", str)):
         if not all(isinstance(x, kind) for kv in value[name].items() for x in kv):
             raise bad(name, "must map texts to texts")
+    if set(value["data"]) != {"file", "sha256"}:
+        raise bad("data", "must hold file and sha256, nothing else")
     cost = value.get("cost")
     if cost is not None and not (
         isinstance(cost, dict) and all(_number(x) and x >= 0 for x in cost.values())
@@ -364,14 +403,21 @@ def read_manifest(folder: Path) -> Manifest:
         name: _condition(bad, name, condition, value["n_cases"])
         for name, condition in value["conditions"].items()
     }
-    known = {name: value[name] for name in Manifest.__dataclass_fields__ if name != "conditions"}
-    return Manifest(conditions=conditions, **known)
+    known: dict[str, Any] = {name: value.get(name) for name in Manifest.__dataclass_fields__}
+    known["conditions"] = conditions
+    return Manifest(**known)
+
+
+def _only(bad: Any, where: str, value: Mapping[str, Any], known: Collection[str]) -> None:
+    """Refuse fields that the format does not know: nothing unseen travels in an entry."""
+    if strange := sorted(set(value) - {*known}):
+        raise bad(where + _shown(strange[0]), f"is not known; known: {', '.join(sorted(known))}")
 
 
 def _condition(bad: Any, name: str, value: Any, n_cases: int) -> ConditionFacts:
     where = f"conditions.{name}"
     if not NAME.fullmatch(name):
-        raise bad("conditions", f"{name!r} is not allowed as a name; allowed: {NAME.pattern}")
+        raise bad("conditions", f"{_shown(name)} is not allowed as a name: {NAME.pattern}")
     if not isinstance(value, dict):
         raise bad(where, "must be an object")
     for key in ("warmup", "horizon", "batch"):
@@ -384,7 +430,7 @@ def _condition(bad: Any, name: str, value: Any, n_cases: int) -> ConditionFacts:
         raise bad(f"{where}.methods", "must name at least one method")
     for method, identity in methods.items():
         if not NAME.fullmatch(method) or not isinstance(identity, str):
-            raise bad(f"{where}.methods", f"{method!r} is not allowed; allowed: {NAME.pattern}")
+            raise bad(f"{where}.methods", f"{_shown(method)} is not allowed: {NAME.pattern}")
     if (
         not isinstance(cases, list)
         or not cases
@@ -397,6 +443,8 @@ def _condition(bad: Any, name: str, value: Any, n_cases: int) -> ConditionFacts:
         _number(usage.get(k)) and usage[k] >= 0 for k in Usage.__dataclass_fields__
     ):
         raise bad(f"{where}.usage", f"must hold {', '.join(Usage.__dataclass_fields__)}")
+    _only(bad, f"{where}.usage.", usage, Usage.__dataclass_fields__)
+    _only(bad, f"{where}.", value, ConditionFacts.__dataclass_fields__)
     return ConditionFacts(
         warmup=value["warmup"],
         horizon=value["horizon"],
@@ -413,80 +461,212 @@ def load_entry(folder: Path) -> Entry:
 
     Raises ``DataError`` (file, line, field, what is wrong) or ``MfenvError``.
     """
-    manifest = read_manifest(folder)
-    names = [(c, m) for c, facts in manifest.conditions.items() for m in facts.methods]
-    needed = {"cases.jsonl"} | {
-        f"{part}/{c}/{m}.jsonl" for c, m in names for part in ("journals", "likelihoods", "texts")
-    }
-    for judge in manifest.judges:
-        needed |= {f"judges/{judge}/cases.jsonl"}
-        needed |= {f"judges/{judge}/{c}/{m}.jsonl" for c, m in names}
-    if set(manifest.files) != needed:
-        different = sorted(set(manifest.files) ^ needed)[0]
-        raise DataError(
-            str(folder / "entry.json"),
-            "(all)",
-            "files",
-            f"{different!r} is {'missing' if different in needed else 'not part of an entry'}",
-        )
-    _no_strangers(folder, needed)
-    cases = _cases(folder, manifest)
-    played = {}
+    entry, problems = inspect_entry(folder)
+    if entry is None:
+        raise problems[0]
+    return entry
+
+
+def inspect_entry(folder: Path) -> tuple[Entry | None, list[MfenvError]]:
+    """Like :func:`load_entry`, but look at every file: the entry, or everything that is wrong."""
+    problems: list[MfenvError] = []
+
+    def tried(read: Callable[..., _T], *given: Any) -> _T | None:
+        try:
+            return read(*given)
+        except MfenvError as error:
+            problems.append(error)
+            return None
+
+    manifest = tried(read_manifest, folder)
+    if manifest is None:
+        return None, problems
+    needed = _needed(manifest)
+    if strange := sorted(set(manifest.files) ^ needed):
+        word = "missing" if strange[0] in needed else "not part of an entry"
+        where = str(folder / "entry.json")
+        problems.append(DataError(where, "(all)", "files", f"{_shown(strange[0])} is {word}"))
+        return None, problems
+    problems += _strangers(folder, needed)
+    cases = tried(_cases, folder, manifest)
+    parts = {}
     for name, facts in manifest.conditions.items():
-        n = facts.warmup + facts.horizon
-        for i in facts.cases:
-            if len(cases[i].real) < n:
-                raise DataError(
-                    str(folder / "cases.jsonl"),
-                    f"line {i + 1}",
-                    "real",
-                    f"{len(cases[i].real)} reactions, condition {name} needs {n}",
-                )
-        real = np.stack([cases[i].real[:n] for i in facts.cases])
-        played[name] = Played(
-            cases=facts.cases,
-            warmup=real[:, : facts.warmup],
-            real=real[:, facts.warmup :],
-            simulated={m: _journal(folder, manifest, name, m) for m in facts.methods},
-            likelihoods={m: _likelihood(folder, manifest, name, m) for m in facts.methods},
-            judged={
-                judge: (
-                    _judged_real(folder, manifest, judge, cases, facts),
-                    {
-                        m: _journal(folder, manifest, name, m, f"judges/{judge}")
-                        for m in facts.methods
-                    },
-                )
-                for judge in manifest.judges
-            },
+
+        def journals(part: str, name: str = name, facts: ConditionFacts = facts) -> dict[str, Any]:
+            return {m: tried(_journal, folder, manifest, name, m, part) for m in facts.methods}
+
+        parts[name] = _Parts(
+            journals("journals"),
+            {m: tried(_likelihood, folder, manifest, name, m) for m in facts.methods},
+            {judge: journals(f"judges/{judge}") for judge in manifest.judges},
         )
-    return Entry(folder, manifest, cases, played)
+    if cases is None:
+        return None, problems
+    judged = {j: tried(_judged_real, folder, manifest, j, cases) for j in manifest.judges}
+    if problems:
+        return None, problems
+    played = {
+        name: tried(_played, folder, manifest, cases, judged, name, part)
+        for name, part in parts.items()
+    }
+    whole = {name: x for name, x in played.items() if x is not None}
+    return (None if problems else Entry(folder, manifest, cases, whole)), problems
 
 
-def _no_strangers(folder: Path, needed: set[str]) -> None:
-    """Refuse links and files that are no part of an entry."""
+def _needed(manifest: Manifest) -> set[str]:
+    """Every file of an entry but ``entry.json``, its texts included."""
+    parts = ["journals", "likelihoods", "texts", *(f"judges/{j}" for j in manifest.judges)]
+    return {"cases.jsonl", *(f"judges/{judge}/cases.jsonl" for judge in manifest.judges)} | {
+        f"{part}/{condition}/{method}.jsonl"
+        for condition, facts in manifest.conditions.items()
+        for method in facts.methods
+        for part in parts
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What was read of a condition, by method."""
+
+    journals: Mapping[str, Any]
+    likelihoods: Mapping[str, Any]
+    judged: Mapping[str, Mapping[str, Any]]  # by second annotator
+
+
+def _played(
+    folder: Path,
+    manifest: Manifest,
+    cases: Sequence[CaseFacts],
+    judged: Mapping[str, Any],
+    name: str,
+    parts: _Parts,
+) -> Played:
+    """Put a condition together; its cases must be long enough, and its cost what was journalled."""
+    facts = manifest.conditions[name]
+    n = facts.warmup + facts.horizon
+    for i in facts.cases:
+        if len(cases[i].real) < n:
+            raise DataError(
+                str(folder / "cases.jsonl"),
+                f"line {i + 1}",
+                "real",
+                f"{len(cases[i].real)} reactions, condition {name} needs {n}",
+            )
+    real = np.stack([cases[i].real[:n] for i in facts.cases])
+    played = Played(
+        cases=facts.cases,
+        warmup=real[:, : facts.warmup],
+        real=real[:, facts.warmup :],
+        simulated={m: journal.labels for m, journal in parts.journals.items()},
+        tokens={m: journal.tokens for m, journal in parts.journals.items()},
+        texts={m: journal.texts for m, journal in parts.journals.items()},
+        likelihoods=parts.likelihoods,
+        judged={
+            judge: (
+                np.stack([judged[judge][i][facts.warmup : n] for i in facts.cases]),
+                {m: journal.labels for m, journal in journals.items()},
+            )
+            for judge, journals in parts.judged.items()
+        },
+    )
+    prompt, completion = np.sum([x.sum(axis=(0, 1, 2)) for x in played.tokens.values()], axis=0)
+    found = {
+        "decisions": sum(x[..., 0].size for x in played.simulated.values()),
+        "prompt_tokens": int(prompt),
+        "completion_tokens": int(completion),
+    }
+    for key, value in found.items():
+        if getattr(facts.usage, key) != value:
+            raise DataError(
+                str(folder / "entry.json"),
+                "(all)",
+                f"conditions.{name}.usage.{key}",
+                f"{getattr(facts.usage, key)} found, the journals have {value}",
+            )
+    return played
+
+
+def _strangers(folder: Path, needed: set[str]) -> list[MfenvError]:
+    """Links, special files, and files and folders that are no part of an entry."""
     allowed = needed | {"entry.json", "scores.json", "README.md"}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_symlink():
-            raise MfenvError(f"{folder}: {name!r} is a link; an entry holds plain files only")
-        if path.is_file() and name not in allowed:
-            raise MfenvError(f"{folder}: {name!r} is no part of an entry; take it out")
+    folders = {parent.as_posix() for name in needed for parent in PurePosixPath(name).parents}
+    problems: list[MfenvError] = []
+    for root, inside, files in os.walk(folder):
+        for path in (Path(root, name) for name in sorted([*inside, *files])):
+            name = path.relative_to(folder).as_posix()
+            if path.is_symlink():
+                problem = "is a link; an entry holds plain files only"
+            elif name in folders if path.is_dir() else name in allowed and path.is_file():
+                continue
+            else:
+                problem = "is no part of an entry; take it out"
+            problems.append(MfenvError(f"{folder}: {_shown(name)} {problem}"))
+        inside.sort()
+        if len(problems) >= _STRANGERS:
+            return problems[:_STRANGERS]
+    return problems
 
 
-def _bytes(path: Path) -> bytes:
+def read_texts(entry: Entry, root: Path, condition: str, method: str) -> Iterator[Written]:
+    """What a method wrote, by case, seed and step, from ``root/texts``.
+
+    Each line is compared with its hash in the public part. Raises ``DataError`` where one is
+    another or absent, and ``MfenvError`` where there is no such file.
+    """
+    facts, hashes = entry.manifest.conditions[condition], entry.played[condition].texts[method]
+    name = f"texts/{condition}/{method}.jsonl"
+    path = root / name
+    lines = _lines(root, entry.manifest, name)
+    places = {(c, s): (i, k) for i, s in enumerate(entry.manifest.seeds)
+              for k, c in enumerate(facts.cases)}  # fmt: skip
+    for case, seed, step, first, last in _steps(facts, entry.manifest.seeds):
+        where, value = next(lines, ("(end)", None))
+        if value is None:
+            raise DataError(str(path), where, "case", f"ends before case {case}, seed {seed}")
+        actions, mean_field = value.get("actions"), value.get("mean_field")
+        if (
+            set(value) != {"case", "seed", "step", "actions", "mean_field"}
+            or not isinstance(actions, list)
+            or not all(isinstance(text, str) for text in (*actions, mean_field))
+        ):
+            raise DataError(
+                str(path), where, "(all)", "must hold case, seed, step, actions and mean_field"
+            )
+        index = (*places[case, seed], (first - facts.warmup) // facts.batch)
+        if (
+            (value["case"], value["seed"], value["step"]) != (case, seed, step)
+            or len(actions) != last - first + 1
+            or _hash(canonical(value)) != hashes[index]
+        ):
+            raise DataError(
+                str(path), where, "(all)", f"is not the text of case {case}, seed {seed}, step "
+                f"{step}: its hash in journals/{condition}/{method}.jsonl is another"
+            )  # fmt: skip
+        yield Written(case, seed, step, actions, mean_field)
+    if (extra := next(lines, None)) is not None:
+        raise DataError(str(path), extra[0], "(all)", "more steps than there are")
+
+
+def _bytes(path: Path, most: int = MAX_BYTES) -> bytes:
     """A file's bytes; one that is too large is refused before it is read."""
     if path.is_symlink() or not path.is_file():
         raise MfenvError(f"{path}: is missing, or no plain file")
     size = path.stat().st_size
-    if size > MAX_BYTES:
-        raise MfenvError(f"{path}: {size:,} bytes; allowed: at most {MAX_BYTES:,}")
+    if size > most:
+        raise MfenvError(f"{path}: {size:,} bytes; allowed: at most {most:,}")
     return path.read_bytes()
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file that a stranger made: not too large, no NaN, no name twice in an object."""
+    return _json(path, _bytes(path), "(all)")
 
 
 def _json(path: Path, data: bytes, where: str) -> Any:
     try:
-        return json.loads(data, parse_constant=_refuse)
+        return json.loads(
+            data.decode("utf-8"), parse_constant=_refuse, object_pairs_hook=_each_once
+        )
     except (ValueError, RecursionError) as error:
         raise DataError(str(path), where, "(all)", f"no JSON: {error}") from None
 
@@ -495,8 +675,21 @@ def _refuse(name: str) -> float:
     raise ValueError(f"{name} is not allowed")
 
 
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ValueError("a name is there twice in one object")
+    return value
+
+
 def _number(x: Any) -> bool:
-    return type(x) in (int, float) and bool(np.isfinite(x))
+    return type(x) in (int, float) and abs(x) <= _MAX_NUMBER  # which NaN is not
+
+
+def _shown(x: Any) -> str:
+    """What was found, for a message: of a stranger's making, so it is cut."""
+    text = repr(x)
+    return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 def _lines(folder: Path, manifest: Manifest, name: str) -> Iterator[tuple[str, Any]]:
@@ -508,6 +701,8 @@ def _lines(folder: Path, manifest: Manifest, name: str) -> Iterator[tuple[str, A
     if data and not data.endswith(b"\n"):
         raise DataError(str(path), "last line", "(all)", "cut off")
     for number, line in enumerate(data.splitlines(), start=1):
+        if len(line) > MAX_LINE:
+            raise DataError(str(path), f"line {number}", "(all)", f"longer than {MAX_LINE:,} bytes")
         value = _json(path, line, f"line {number}")
         if not isinstance(value, dict):
             raise DataError(str(path), f"line {number}", "(all)", "must be an object")
@@ -516,6 +711,7 @@ def _lines(folder: Path, manifest: Manifest, name: str) -> Iterator[tuple[str, A
 
 def _cases(folder: Path, manifest: Manifest) -> list[CaseFacts]:
     path, cases = folder / "cases.jsonl", []
+    fields = {"event", "group", "domain", "language", "real"}
     for where, value in _lines(folder, manifest, "cases.jsonl"):
         for name in ("event", "group"):
             if not isinstance(value.get(name), str) or not _DIGEST.fullmatch(value[name]):
@@ -523,6 +719,8 @@ def _cases(folder: Path, manifest: Manifest) -> list[CaseFacts]:
         for name in ("domain", "language"):
             if not isinstance(value.get(name), str) and not (name == "domain" and name in value):
                 raise DataError(str(path), where, name, "must be a text")
+        if set(value) != fields:
+            raise DataError(str(path), where, "(all)", "has fields that no case has")
         real = _labels(path, where, "real", value.get("real"))
         cases.append(
             CaseFacts(value["event"], value["group"], value["domain"], value["language"], real)
@@ -542,54 +740,60 @@ def _labels(path: Path, where: str, name: str, value: Any) -> Labels:
     try:
         return np.stack([encode_code(code) for code in value.split(" ")])
     except ValueError as error:
-        raise DataError(str(path), where, name, str(error)) from None
+        raise DataError(str(path), where, name, str(error)[:200]) from None
 
 
 def _judged_real(
-    folder: Path,
-    manifest: Manifest,
-    judge: str,
-    cases: Sequence[CaseFacts],
-    facts: ConditionFacts,
-) -> Labels:
-    """A second annotator's labels ``(C, H, 8)`` of the real reactions after the warm-up."""
+    folder: Path, manifest: Manifest, judge: str, cases: Sequence[CaseFacts]
+) -> list[Labels]:
+    """A second annotator's labels of the real reactions of each case."""
     name = f"judges/{judge}/cases.jsonl"
     path = folder / name
     rows: list[Labels] = []
     for where, value in _lines(folder, manifest, name):
-        labels = _labels(path, where, "real", value.get("real"))
+        if set(value) != {"real"}:
+            raise DataError(str(path), where, "(all)", "must hold real, and nothing else")
+        labels = _labels(path, where, "real", value["real"])
         if len(rows) < len(cases) and len(labels) != len(cases[len(rows)].real):
             raise DataError(str(path), where, "real", "not as many as in cases.jsonl")
         rows.append(labels)
     if len(rows) != len(cases):
         raise DataError(str(path), "(all)", "(all)", f"{len(rows)} cases, {len(cases)} expected")
-    return np.stack([rows[i][facts.warmup : facts.warmup + facts.horizon] for i in facts.cases])
+    return rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Journal:
+    labels: Labels  # (S, C, H, 8)
+    tokens: NDArray[np.int64]  # (S, C, steps, 2); empty where a second annotator labelled
+    texts: NDArray[np.str_]  # (S, C, steps); likewise
+
+
+def _steps(facts: ConditionFacts, seeds: Sequence[int]) -> Iterator[tuple[int, int, int, int, int]]:
+    """(case, seed, step, first agent, last agent) of every line of a journal, in order."""
+    # Steps are numbered from the warm-up's first on, which has batches of its own.
+    offset = -(-facts.warmup // facts.batch)
+    end = facts.warmup + facts.horizon
+    for case in facts.cases:
+        for seed in seeds:
+            for k, first in enumerate(range(facts.warmup, end, facts.batch)):
+                yield case, seed, offset + k, first, min(first + facts.batch, end) - 1
 
 
 def _journal(
     folder: Path, manifest: Manifest, condition: str, method: str, part: str = "journals"
-) -> Labels:
-    """Labels ``(S, C, H, 8)`` of a method's runs, every step of which must be there in order.
+) -> _Journal:
+    """A method's runs, every step of which must be there in order.
 
     Outside ``journals`` the lines hold labels only: a second annotator's.
     """
     facts = manifest.conditions[condition]
     name, whole = f"{part}/{condition}/{method}.jsonl", part == "journals"
     path = folder / name
-    wanted = (
-        (case, seed, first)
-        for case in facts.cases
-        for seed in manifest.seeds
-        for first in range(facts.warmup, facts.warmup + facts.horizon, facts.batch)
-    )
-    # Steps are numbered from the warm-up's first on, which has batches of its own.
-    offset = -(-facts.warmup // facts.batch)
-    rows = []
+    rows, tokens, texts = [], [], []
     lines = _lines(folder, manifest, name)
-    for case, seed, first in wanted:
+    for case, seed, step, first, last in _steps(facts, manifest.seeds):
         where, value = next(lines, ("(end)", None))
-        last = min(first + facts.batch, facts.warmup + facts.horizon) - 1
-        step = offset + (first - facts.warmup) // facts.batch
         expected: dict[str, Any] = {"case": case, "seed": seed, "step": step}
         if whole:
             expected["agents"] = [first, last]
@@ -597,35 +801,46 @@ def _journal(
             raise DataError(str(path), where, "case", f"ends before {expected}")
         for key, x in expected.items():
             if value.get(key) != x or type(value.get(key)) is not type(x):
-                raise DataError(str(path), where, key, f"{value.get(key)!r} found, {x} expected")
+                found = _shown(value.get(key))
+                raise DataError(str(path), where, key, f"{found} found, {x} expected")
         labels = _labels(path, where, "labels", value.get("labels"))
         if len(labels) != last - first + 1:
             raise DataError(str(path), where, "labels", f"{len(labels)} for {last - first + 1}")
         if whole:
-            _check_step(path, where, value, labels)
+            used, text = _check_step(path, where, value, labels)
+            tokens.append(used)
+            texts.append(text)
         known = {*expected, "labels"} | ({"counts", "tokens", "text"} if whole else set())
         if set(value) != known:
             raise DataError(str(path), where, "(all)", "has fields that no step has")
         rows.append(labels)
     if (extra := next(lines, None)) is not None:
         raise DataError(str(path), extra[0], "(all)", "more steps than there are")
-    shape = (len(facts.cases), len(manifest.seeds), facts.horizon, -1)
-    return np.concatenate(rows).reshape(shape).swapaxes(0, 1)
+    shape = (len(facts.cases), len(manifest.seeds))
+    return _Journal(
+        np.concatenate(rows).reshape(*shape, facts.horizon, -1).swapaxes(0, 1),
+        np.array(tokens, dtype=np.int64).reshape(*shape, -1, 2).swapaxes(0, 1),
+        np.array(texts).reshape(*shape, -1).swapaxes(0, 1),
+    )
 
 
-def _check_step(path: Path, where: str, value: dict[str, Any], labels: Labels) -> None:
-    """Check what a step says beside its labels."""
+def _check_step(
+    path: Path, where: str, value: dict[str, Any], labels: Labels
+) -> tuple[list[int], str]:
+    """Check what a step says beside its labels; its tokens, and the hash of its texts."""
     if value.get("counts") != counts(labels).astype(int).tolist():
         raise DataError(str(path), where, "counts", "are not those of the labels")
-    tokens = value.get("tokens")
+    used = value.get("tokens")
     if not (
-        isinstance(tokens, list)
-        and len(tokens) == 2
-        and all(type(t) is int and t >= 0 for t in tokens)
+        isinstance(used, list)
+        and len(used) == 2
+        and all(type(t) is int and 0 <= t <= 10**9 for t in used)
     ):
         raise DataError(str(path), where, "tokens", "must be two whole numbers")
-    if not re.fullmatch(r"[0-9a-f]{32}", str(value.get("text"))):
+    text = value.get("text")
+    if not isinstance(text, str) or not _SHORT.fullmatch(text):
         raise DataError(str(path), where, "text", "must be a hash of 32 hexadecimal digits")
+    return used, text
 
 
 def _likelihood(folder: Path, manifest: Manifest, condition: str, method: str) -> Floats:
@@ -635,7 +850,8 @@ def _likelihood(folder: Path, manifest: Manifest, condition: str, method: str) -
     for i, (where, value) in enumerate(_lines(folder, manifest, name)):
         sums = value.get("sums")
         if value.get("case") != i or set(value) != {"case", "sums"}:
-            raise DataError(str(path), where, "case", f"{value.get('case')!r} found, {i} expected")
+            found = _shown(value.get("case"))
+            raise DataError(str(path), where, "case", f"{found} found, {i} expected")
         if sums is None:  # a served model that gives no log-probabilities
             rows.append([np.nan] * 3)
             continue

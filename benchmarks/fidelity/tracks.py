@@ -18,7 +18,7 @@ from mfenv.events.event import Event
 from mfenv.events.load import load_events
 from mfenv.events.synthetic.generator import SyntheticSociety
 
-__all__ = ["SPLITS", "TRACKS", "Chosen", "Track", "choose"]
+__all__ = ["SPLITS", "TRACKS", "Chosen", "Pool", "Track", "choose", "read_pool"]
 
 SPLITS = ("validation", "test")
 """Settings are chosen on the first; the second is for final figures."""
@@ -47,9 +47,12 @@ class Track:
     files: Mapping[str, str] | None = None
     """Split → file inside a data folder; ``None`` where the events are generated."""
     events: int = 30
-    """Events of the core grid."""
+    """Events of the core grid; all that are long enough where those are fewer."""
     min_posts: int = 150
     """Events with fewer posts are left out."""
+    warmup: int = 50
+    horizon: int = HORIZON
+    batch: int = 16
 
 
 TRACKS: dict[str, Track] = {
@@ -78,12 +81,16 @@ TRACKS: dict[str, Track] = {
         ),
         Track(
             "rumoureval",
-            "English rumour threads (Twitter, Reddit); few are long enough for long horizons",
+            "English rumour threads (Twitter, Reddit), the few with 32 reactions: a short horizon "
+            "and wide intervals",
             backbone="embedded-en",
             open_text=False,
             files={"validation": "validation.parquet", "test": "test.parquet"},
-            events=10,
-            min_posts=40,
+            min_posts=33,
+            # Half of the threads have fewer than 20 posts, and none of the test split 200.
+            warmup=8,
+            horizon=24,
+            batch=8,
         ),
     )
 }
@@ -119,45 +126,62 @@ def choose(
     files; the synthetic track takes none, or a file in place of its own events. Raises
     ``MfenvError`` where there are too few events.
     """
-    count = track.events if events is None else events
     least = max(track.min_posts, reactions + 1) if min_posts is None else min_posts
     if least <= reactions:
         raise MfenvError(
             f"--min-posts {least} is not allowed; allowed: more than the {reactions} reactions of "
             f"the warm-up and the horizon"
         )
-    if data is None:
-        if track.files is not None:
-            raise MfenvError(
-                f"track {track.name} needs its data: give --data FILE or the folder that holds "
-                f"{' and '.join(track.files.values())}"
-            )
-        society = SyntheticSociety(_SOCIETY[split])
-        n_posts = max(_SYNTHETIC_POSTS, least)
-        pool = society.events(max(_SYNTHETIC_EVENTS, 2 * count), n_posts=n_posts)
-        source = f"synthetic society {society.seed}, {len(pool)} events of {n_posts} posts"
-        sha256 = hashlib.sha256(source.encode()).hexdigest()
-    else:
-        path = _file(track, split, data)
-        pool = load_events(path)
-        source = path.name
-        sha256 = _file_hash(path)
+    pool = read_pool(track, split, data, least=least, events=events)
     if track.streams:
         if half is not None:
             raise MfenvError(f"--half is not for {track.name}; its streams are all measured")
-        cases = [case for event in pool for case in segments(event, reactions)]
-        if events is not None:
-            cases = cases[:events]
+        cases = pool.cases(track, reactions)[:events]
     else:
-        cases = sample(pool, count, least, half)
+        long = sum(len(e.posts) >= least for e in pool.events)
+        count = min(track.events, long // (1 if half is None else 2)) if events is None else events
+        cases = sample(pool.events, count, least, half)
     groups = {case.group for case in cases}
     if len(groups) < 2:
-        raise MfenvError(f"{source}: too few events are long enough for an interval")
-    return Chosen(cases, source, sha256, len(_ids(pool) - groups) if track.streams else 0, least)
+        raise MfenvError(f"{pool.source}: too few events are long enough for an interval")
+    left_out = len({e.event_id for e in pool.events} - groups) if track.streams else 0
+    return Chosen(cases, pool.source, pool.sha256, left_out, least)
 
 
-def _ids(events: list[Event]) -> set[str]:
-    return {e.event_id for e in events}
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """All events of a split."""
+
+    events: list[Event]
+    source: str
+    sha256: str
+    """Of the data file; of the settings where the events are generated."""
+
+    def cases(self, track: Track, reactions: int) -> list[Case]:
+        """Every case that could be played, however short."""
+        if track.streams:
+            return [case for event in self.events for case in segments(event, reactions)]
+        return [Case(event.event_id, event) for event in self.events]
+
+
+def read_pool(
+    track: Track, split: str, data: Path | None, *, least: int, events: int | None = None
+) -> Pool:
+    """Read or generate the events of a split; those that are generated have ``least`` posts."""
+    if data is not None:
+        path = _file(track, split, data)
+        return Pool(load_events(path), path.name, _file_hash(path))
+    if track.files is not None:
+        raise MfenvError(
+            f"track {track.name} needs its data: give --data FILE or the folder that holds "
+            f"{' and '.join(track.files.values())}"
+        )
+    society = SyntheticSociety(_SOCIETY[split])
+    n_posts = max(_SYNTHETIC_POSTS, least)
+    number = max(_SYNTHETIC_EVENTS, 2 * (track.events if events is None else events))
+    source = f"synthetic society {society.seed}, {number} events of {n_posts} posts"
+    sha256 = hashlib.sha256(source.encode()).hexdigest()
+    return Pool(society.events(number, n_posts=n_posts), source, sha256)
 
 
 def _file(track: Track, split: str, data: Path) -> Path:

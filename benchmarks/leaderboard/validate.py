@@ -1,0 +1,73 @@
+"""``mfenv leaderboard validate``: what an entry is, and everything that is wrong with it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.leaderboard.check import Checked, check
+from mfenv.errors import MfenvError
+
+__all__ = ["HELP", "add_arguments", "run"]
+
+HELP = "check an entry: whole, unchanged, on the official events, nothing private in it"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("entry", type=Path, metavar="ENTRY", help="folder of the entry")
+    parser.add_argument("--json", action="store_true", help="print JSON only")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print what the entry is and ``valid``, or its problems; returns 2 where there are any."""
+    if not args.entry.is_dir():
+        raise MfenvError(f"{args.entry}: no such folder; give the folder of an entry")
+    checked = check(args.entry)
+    facts = _facts(checked)
+    if args.json:
+        print(json.dumps({**facts, "problems": checked.problems, "valid": checked.valid}, indent=1))
+        return 0 if checked.valid else 2
+    for name, value in facts.items():
+        print(f"{name}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
+    if checked.valid:
+        print("valid")
+        return 0
+    for problem in checked.problems:
+        print(f"mfenv: error: {problem}", file=sys.stderr)
+    return 2
+
+
+def _facts(checked: Checked) -> dict[str, Any]:
+    """What the entry says it is; only of a readable one."""
+    manifest, entry = checked.manifest, checked.entry
+    if manifest is None:
+        return {}
+    usage = [c.usage for c in manifest.conditions.values()]
+    facts: dict[str, Any] = {
+        "entry": checked.digest,
+        "track": manifest.track,
+        "split": manifest.split,
+        "backbone": [" ".join(model.values()) for model in manifest.backbone],
+        "conditions": [*manifest.conditions],
+        "methods": sorted({m for c in manifest.conditions.values() for m in c.methods}),
+        "cases": manifest.n_cases,
+        "seeds": len(manifest.seeds),
+        "decisions": sum(u.decisions for u in usage),
+        "tokens": sum(u.prompt_tokens + u.completion_tokens for u in usage),
+    }
+    if entry is not None and checked.standing is not None:
+        facts["events"] = checked.standing.events
+        facts["rank"] = "yes" if not checked.standing.unranked else "none"
+        if checked.standing.unranked:
+            facts["why no rank"] = [*checked.standing.unranked]
+    return {name: _clean(value) for name, value in facts.items()}
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in value)
+    return [_clean(v) for v in value] if isinstance(value, list) else value
