@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.annotator import agreement
+from benchmarks.metrics import confusion
 from mfenv.cli import Command, integer, script
 from mfenv.dynamics.assemble import build_annotator, check_names
 from mfenv.dynamics.models import Annotator
@@ -108,12 +109,10 @@ def compare(labels: dict[str, Labels]) -> dict[str, dict[str, float]]:
     """Cohen's κ of each pair in each dimension, and their mean; labels are ``(n, 8)``."""
     result = {}
     for (a, x), (b, y) in combinations(labels.items(), 2):
-        kappas = {}
-        for d, dimension in enumerate(DIMENSIONS):
-            k = len(dimension.labels)
-            table = np.zeros((k, k))
-            np.add.at(table, (x[:, d].astype(int), y[:, d].astype(int)), 1.0)
-            kappas[dimension.name] = float(agreement(table).kappa)
+        kappas = {
+            dimension.name: float(agreement(table).kappa)
+            for dimension, table in zip(DIMENSIONS, confusion(x, y), strict=True)
+        }
         result[f"{a} | {b}"] = {**kappas, "mean": float(np.mean(list(kappas.values())))}
     return result
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.annotators.classifier import WEIGHTS, ClassifierAnnotator, SharesMethod, decide
+from benchmarks.metrics import macro_f1
 from mfenv.errors import MissingExtraError
 from mfenv.labels import DIMENSIONS, N_DIMENSIONS, SLICES, Labels, one_hot
 from training.annotator_data import Annotated, read_annotations
@@ -57,12 +58,9 @@ def agreement(table: NDArray[np.float64]) -> Agreement:
     true, predicted = table.sum(axis=-1), table.sum(axis=-2)
     accuracy = hit.sum(axis=-1) / total
     chance = (true * predicted).sum(axis=-1) / total**2
-    both = true + predicted
-    f1 = np.where(both > 0, 2 * hit / np.maximum(both, 1e-12), 0.0)
-    macro = f1.sum(axis=-1) / np.maximum((both > 0).sum(axis=-1), 1)
     sure = chance >= 1 - 1e-12
     kappa = np.where(sure, 0.0, (accuracy - chance) / np.where(sure, 1.0, 1 - chance))
-    return Agreement(accuracy, macro, kappa)
+    return Agreement(accuracy, macro_f1(table), kappa)
 
 
 def _tables(truth: Labels, predicted: Labels, events: NDArray[np.int64], d: int) -> Floats:

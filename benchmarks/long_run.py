@@ -26,11 +26,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from agents.opinions import DEFAULT, build_opinions
 from benchmarks import metrics
 from benchmarks.fidelity import machine
+from benchmarks.metrics import label_entropy as entropy
 from benchmarks.simulate import SAMPLINGS, Pair, build_methods, sampling_parameters
 from mfenv.cli import Command, integer, script
 from mfenv.distributions import counts, normalise
@@ -45,7 +46,7 @@ from mfenv.errors import MfenvError
 from mfenv.events.event import Event
 from mfenv.events.load import load_events
 from mfenv.events.synthetic.generator import SyntheticSociety
-from mfenv.labels import DIMENSIONS, NAMES, OFFSETS, Labels
+from mfenv.labels import DIMENSIONS, NAMES, Labels
 from mfenv.noise import NoiseKey, generator
 from mfenv.states import opinion_text
 
@@ -112,15 +113,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 # -- the measures ----------------------------------------------------------------------------
-
-
-def entropy(count: ArrayLike) -> Floats:
-    """Entropy in nats of every dimension: counts ``(..., 23)`` give ``(..., 8)``."""
-    p = normalise(count)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        terms = np.where(p > 0, -p * np.log(p), 0.0)
-    result: Floats = np.add.reduceat(terms, OFFSETS[:-1], axis=-1)
-    return result
 
 
 def part_counts(labels: Labels) -> Floats:
