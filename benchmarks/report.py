@@ -7,7 +7,6 @@ and requests even if an escape were missing.
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from benchmarks.compare import Score
 from benchmarks.metrics import WINDOWS, Interval
+from benchmarks.page import document, escaped, facts, legend, number, percent
 from mfenv.labels import DIMENSIONS, N_DIMENSIONS, NAMES, OFFSETS
 
 __all__ = ["Effect", "Method", "Report", "Samples", "render"]
@@ -89,55 +89,29 @@ def render(report: Report) -> str:
         *(_effect(e, report, colour) for e in report.effects),
         _reactions(report, colour),
         _mean_fields(report, colour),
-        _facts(report),
+        facts(report.facts, report.command),
     ]
-    return (
-        "<!DOCTYPE html>\n"
-        '<html lang="en"><head><meta charset="utf-8"/>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"/>'
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; style-src 'unsafe-inline'\"/>"
-        '<meta name="color-scheme" content="light dark"/>'
-        f"<title>{_text(report.title)}</title><style>{_STYLE}</style></head>\n"
-        "<body><main>\n" + "\n".join(part for part in body if part) + "\n</main></body></html>\n"
-    )
-
-
-def _text(text: str) -> str:
-    """Escape untrusted text; control characters, which XML and terminals dislike, are replaced."""
-    clean = "".join(c if c.isprintable() or c in "\n\u200d\u3000" else "\ufffd" for c in text)
-    return html.escape(clean.encode("utf-8", "replace").decode("utf-8"), quote=True)
-
-
-def _number(x: float, digits: int = 3) -> str:
-    """A figure for a table, with a real minus sign."""
-    if math.isnan(x):
-        return "–"
-    return f"{x:.{digits}f}".replace("-", "\N{MINUS SIGN}")
-
-
-def _percent(x: float) -> str:
-    return f"{100 * x:.0f}%"
+    return document(report.title, body)
 
 
 def _interval(x: Interval, digits: int = 3) -> str:
     span = (
         ""
         if math.isnan(x.low)
-        else f' <span class="ci">{_number(x.low, digits)} to {_number(x.high, digits)}</span>'
+        else f' <span class="ci">{number(x.low, digits)} to {number(x.high, digits)}</span>'
     )
-    return f"{_number(x.mean, digits)}{span}"
+    return f"{number(x.mean, digits)}{span}"
 
 
 def _swatch(name: str, colour: Mapping[str, str]) -> str:
     kind = colour.get(name, "real" if name == "real" else "plain")
-    return f'<span class="key {kind}"></span>{_text(name)}'
+    return f'<span class="key {kind}"></span>{escaped(name)}'
 
 
 def _header(report: Report) -> str:
     return (
-        f"<header><p class='eyebrow'>mfenv simulation</p><h1>{_text(report.title)}</h1>"
-        f'<blockquote lang="{_text(report.language)}" dir="auto">{_text(report.topic)}'
+        f"<header><p class='eyebrow'>mfenv simulation</p><h1>{escaped(report.title)}</h1>"
+        f'<blockquote lang="{escaped(report.language)}" dir="auto">{escaped(report.topic)}'
         "</blockquote></header>"
     )
 
@@ -149,25 +123,25 @@ def _verdict(report: Report, colour: Mapping[str, str]) -> str:
         return ""
     best = ranked[0]
     sentence = (
-        f"<strong>{_text(best.name)}</strong> is closest to the real population on this event: "
-        f"mean KL {_number(best.kl.mean)} nats"
+        f"<strong>{escaped(best.name)}</strong> is closest to the real population on this event: "
+        f"mean KL {number(best.kl.mean)} nats"
     )
     if len(ranked) > 1:
         sentence += ", then " + ", ".join(
-            f"{_text(s.name)} {_number(s.kl.mean)}" for s in ranked[1:]
+            f"{escaped(s.name)} {number(s.kl.mean)}" for s in ranked[1:]
         )
     sentence += "."
     if len(ranked) > 1 and not best.kl.high < ranked[1].kl.low:
         sentence += (
-            f" The intervals of {_text(best.name)} and {_text(ranked[1].name)} overlap: this event "
-            "alone does not tell them apart."
+            f" The intervals of {escaped(best.name)} and {escaped(ranked[1].name)} overlap: this "
+            "event alone does not tell them apart."
         )
     if report.floor is not None:
         sentence += (
-            f" Sampling alone leaves {_number(report.floor.kl.mean)} "
+            f" Sampling alone leaves {number(report.floor.kl.mean)} "
             "(the noise floor: real against real at the same sizes)."
         )
-    notes = "".join(f"<p class='note'>{_text(n)}</p>" for n in report.notes)
+    notes = "".join(f"<p class='note'>{escaped(n)}</p>" for n in report.notes)
     return (
         f"<section><h2>Who comes closest</h2><p>{sentence}</p>{notes}"
         f"{_forest(report, colour)}</section>"
@@ -205,7 +179,7 @@ def _forest(report: Report, colour: Mapping[str, str]) -> str:
         )
         marks.append(
             f'<text class="name" x="{left - 12}" y="{y + 4}" text-anchor="end">'
-            f"{_text(score.name)}</text>"
+            f"{escaped(score.name)}</text>"
             f'<line class="whisker {kind}" x1="{x(low):.1f}" x2="{x(high):.1f}" y1="{y}" y2="{y}"/>'
             f'<circle class="dot {kind}" cx="{x(score.kl.mean):.1f}" cy="{y}" r="5"/>'
         )
@@ -244,13 +218,13 @@ def _table(report: Report, colour: Mapping[str, str]) -> str:
         floor = s is report.floor
         cells = [
             f"<td class='lead'>{_interval(s.kl)}</td>",
-            f"<td>{_number(s.excess)}</td>",
-            f"<td>{_number(s.squared_error, 4)}</td>",
-            *(f"<td>{_number(w)}</td>" for w in s.per_window),
+            f"<td>{number(s.excess)}</td>",
+            f"<td>{number(s.squared_error, 4)}</td>",
+            *(f"<td>{number(w)}</td>" for w in s.per_window),
             *(
-                f"<td>{_number(v)}</td>"
+                f"<td>{number(v)}</td>"
                 if floor or v > best[d]
-                else f"<td class='best'>{_number(v)}</td>"
+                else f"<td class='best'>{number(v)}</td>"
                 for d, v in enumerate(s.per_dimension)
             ),
         ]
@@ -272,7 +246,7 @@ def _trajectories(report: Report, colour: Mapping[str, str]) -> str:
     if not len(report.real):
         return ""
     series = [(colour[m.name], m.shares) for m in report.methods]
-    legend = _legend([("real", "real"), *((m.name, colour[m.name]) for m in report.methods)])
+    names = legend([("real", "real"), *((m.name, colour[m.name]) for m in report.methods)])
     groups = []
     for d, dimension in enumerate(DIMENSIONS):
         # Of two labels one says it all.
@@ -293,13 +267,8 @@ def _trajectories(report: Report, colour: Mapping[str, str]) -> str:
         "<section><h2>Trajectories</h2><p class='note'>Share of each label, step by step: lines "
         f"average {_SMOOTH * stride} steps, {dots}, bands span the seeds. Shaded: the "
         "warm-up, where everybody is real. One scale within a dimension.</p>"
-        f"{legend}<div class='dimensions'>{''.join(groups)}</div></section>"
+        f"{names}<div class='dimensions'>{''.join(groups)}</div></section>"
     )
-
-
-def _legend(entries: Sequence[tuple[str, str]]) -> str:
-    keys = "".join(f"<li><span class='key {c}'></span>{_text(n)}</li>" for n, c in entries)
-    return f"<ul class='legend'>{keys}</ul>"
 
 
 def _scale(real: Floats, simulated: Sequence[Floats]) -> float:
@@ -391,8 +360,8 @@ def _panel(
     ]
     parts.append(f'<polyline class="real" points="{points(0, _smooth(shown))}"/>')
     return (
-        f'<figure class="panel"><figcaption>{_text(label)}</figcaption>'
-        f'<svg viewBox="0 0 240 122" role="img" aria-label="share of {_text(label)} over the '
+        f'<figure class="panel"><figcaption>{escaped(label)}</figcaption>'
+        f'<svg viewBox="0 0 240 122" role="img" aria-label="share of {escaped(label)} over the '
         f'steps">{"".join(parts + lines)}</svg></figure>'
     )
 
@@ -402,8 +371,8 @@ def _effect(effect: Effect, report: Report, colour: Mapping[str, str]) -> str:
     plain = next(m.shares for m in report.methods if m.name == effect.method)
     rows = "".join(
         f"<tr{' class=' + chr(39) + 'shown' + chr(39) if d.excludes_zero else ''}>"
-        f"<th scope='row'>{_text(label.replace('/', ': '))}</th><td>{_percent(a)}</td>"
-        f"<td>{_percent(b)}</td><td class='lead'>{_points(d)}</td></tr>"
+        f"<th scope='row'>{escaped(label.replace('/', ': '))}</th><td>{percent(a)}</td>"
+        f"<td>{percent(b)}</td><td class='lead'>{_points(d)}</td></tr>"
         for label, a, b, d in zip(
             effect.labels, effect.without, effect.with_it, effect.difference, strict=True
         )
@@ -422,15 +391,16 @@ def _effect(effect: Effect, report: Report, colour: Mapping[str, str]) -> str:
         )
         for c in columns
     )
-    legend = _legend(
+    names = legend(
         [("real", "real"), (f"{effect.method}, nothing done", kind), (effect.name, "with")]
     )
     return (
-        f"<section><h2>What if: {_text(effect.name)}</h2><p class='note'>{_text(effect.method)} "
-        "twice from the same point with the same noise, without and with the intervention. Shares "
-        "of the population's own reactions from the intervention to the end; differences in "
-        "percentage points with their 95% interval over seeds. Bold: the interval excludes 0."
-        f"</p>{legend}<div class='panels'>{panels}</div>"
+        f"<section><h2>What if: {escaped(effect.name)}</h2><p class='note'>"
+        f"{escaped(effect.method)} twice from the same point with the same noise, without and "
+        "with the intervention. Shares of the population's own reactions from the intervention to "
+        "the end; differences in percentage points with their 95% interval over seeds. Bold: the "
+        "interval excludes 0."
+        f"</p>{names}<div class='panels'>{panels}</div>"
         "<div class='scroll'><table class='figures'><thead><tr><th></th><th>without</th>"
         f"<th>with</th><th>difference</th></tr></thead><tbody>{rows}</tbody></table></div></section>"
     )
@@ -467,7 +437,7 @@ def _reactions(report: Report, colour: Mapping[str, str]) -> str:
 def _reaction(text: str, language: str) -> str:
     if not text.strip():
         return "<span class='silent'>repost without words</span>"
-    return f'<span lang="{_text(language)}" dir="auto">{_text(text)}</span>'
+    return f'<span lang="{escaped(language)}" dir="auto">{escaped(text)}</span>'
 
 
 def _mean_fields(report: Report, colour: Mapping[str, str]) -> str:
@@ -499,134 +469,8 @@ def _how_many(fields: Sequence[tuple[int, str]]) -> str:
 
 def _field(field: tuple[int, str], language: str) -> str:
     step, text = field
-    shown = _text(text) if text else "<span class='silent'>empty</span>"
+    shown = escaped(text) if text else "<span class='silent'>empty</span>"
     return (
-        f'<div><dt>after step {step + 1}</dt><dd lang="{_text(language)}" dir="auto">{shown}</dd>'
+        f'<div><dt>after step {step + 1}</dt><dd lang="{escaped(language)}" dir="auto">{shown}</dd>'
         "</div>"
     )
-
-
-def _facts(report: Report) -> str:
-    groups = "".join(
-        f"<div><h3>{_text(heading)}</h3><dl>"
-        + "".join(f"<div><dt>{_text(k)}</dt><dd>{_text(v)}</dd></div>" for k, v in facts.items())
-        + "</dl></div>"
-        for heading, facts in report.facts.items()
-    )
-    return (
-        f"<section><h2>Data, models, settings</h2><div class='facts'>{groups}</div>"
-        f"<h3>Command</h3><pre>{_text(report.command)}</pre></section>"
-    )
-
-
-_STYLE = """
-:root{--bg:#fdfcfa;--ink:#1d1c1a;--muted:#6d6961;--line:#e5e1d9;--card:#f5f2ec;--warm:#efeae0;
---c1:#c2452d;--c2:#2c6bb3;--c3:#2f8a5b;--c4:#8d57b0;--c5:#a87b12;--with:#0d8b94;
---font:system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,"PingFang SC",
-"Hiragino Sans GB","Microsoft YaHei","Noto Sans CJK SC","Noto Sans SC","Source Han Sans SC",
-"WenQuanYi Micro Hei",sans-serif}
-@media (prefers-color-scheme:dark){:root{--bg:#16181b;--ink:#e9e6e0;--muted:#9c978d;--line:#30343a;
---card:#1e2125;--warm:#23272c;--c1:#f0806a;--c2:#79b0ee;--c3:#6fcb98;--c4:#c79ae6;--c5:#dcb04e;
---with:#4fc9d1}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--bg);color:var(--ink);font:16px/1.55 var(--font)}
-main{max-width:1120px;margin:0 auto;padding:40px 24px 80px}
-h1{font-size:1.9rem;line-height:1.2;margin:.1em 0 .5em;letter-spacing:-.015em;
-overflow-wrap:anywhere}
-h2{font-size:1.25rem;margin:0 0 .35em;letter-spacing:-.01em}
-h3{font-size:.95rem;margin:0 0 .3em}
-section{margin-top:44px;padding-top:22px;border-top:1px solid var(--line)}
-p{margin:.2em 0 .8em;max-width:72ch}
-.eyebrow{text-transform:uppercase;letter-spacing:.12em;font-size:.72rem;color:var(--muted);margin:0}
-.note,figcaption,.silent{color:var(--muted);font-size:.88rem}
-.silent{font-style:italic}
-blockquote{margin:0;padding:14px 18px;background:var(--card);border-left:3px solid var(--c1);
-border-radius:0 6px 6px 0;overflow-wrap:anywhere;white-space:pre-line}
-figure{margin:0}
-svg{display:block;width:100%;height:auto;overflow:visible}
-svg text{font-family:var(--font);fill:var(--muted)}
-.forest{max-width:760px;min-width:480px}.forest .name{font-size:13px;fill:var(--ink)}
-.tick{font-size:10px;font-variant-numeric:tabular-nums}.forest .tick{font-size:11px}
-.grid{stroke:var(--line);stroke-width:1}
-.floor{stroke:var(--muted);stroke-width:1.5;stroke-dasharray:4 3}
-.mark{stroke:var(--with);stroke-width:1.5;stroke-dasharray:2 3}
-.warm{fill:var(--warm)}
-.whisker{stroke-width:3;stroke-linecap:round;opacity:.45}
-polyline{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}
-polyline.real{stroke:var(--ink);stroke-width:1.6}
-.step{fill:var(--ink);opacity:.28}
-.band{opacity:.17;stroke:none}
-.c1{stroke:var(--c1)}.c2{stroke:var(--c2)}.c3{stroke:var(--c3)}.c4{stroke:var(--c4)}
-.c5{stroke:var(--c5)}.plain{stroke:var(--muted)}.with{stroke:var(--with)}
-polyline.c2{stroke-dasharray:6 3}polyline.c3{stroke-dasharray:2 3}
-polyline.c4{stroke-dasharray:8 3 2 3}
-polyline.c5{stroke-dasharray:1 4}polyline.with{stroke-dasharray:7 3}
-.band.c1,.dot.c1{fill:var(--c1)}.band.c2,.dot.c2{fill:var(--c2)}.band.c3,.dot.c3{fill:var(--c3)}
-.band.c4,.dot.c4{fill:var(--c4)}.band.c5,.dot.c5{fill:var(--c5)}.dot.plain{fill:var(--muted)}
-.band.with{fill:var(--with)}
-.dot{stroke:none}
-.key{display:inline-block;width:18px;height:0;border-top:3px solid var(--muted);
-margin-right:7px;vertical-align:middle;border-radius:2px}
-.key.real{border-color:var(--ink)}.key.c1{border-color:var(--c1)}
-.key.c2{border-color:var(--c2);border-top-style:dashed}
-.key.c3{border-color:var(--c3);border-top-style:dotted}
-.key.c4{border-color:var(--c4);border-top-style:dashed}
-.key.c5{border-color:var(--c5);border-top-style:dotted}
-.key.with{border-color:var(--with);border-top-style:dashed}
-.legend{list-style:none;display:flex;flex-wrap:wrap;gap:4px 22px;padding:0;margin:0 0 14px;
-font-size:.88rem}
-.dimensions{display:grid;grid-template-columns:repeat(4,minmax(0,1fr));gap:26px 28px}
-.dimension{grid-column:span 4}.dimension.n1{grid-column:span 1}.dimension.n3{grid-column:span 3}
-.panels{display:grid;grid-template-columns:repeat(auto-fill,minmax(210px,1fr));gap:14px 24px}
-.dimension.n1 .panels{grid-template-columns:1fr}
-.dimension.n3 .panels{grid-template-columns:repeat(3,minmax(0,1fr))}
-.dimension.n6 .panels{grid-template-columns:repeat(3,minmax(0,1fr))}
-.dimension.n6{grid-column:span 3}
-.panel figcaption{font-size:.8rem;color:var(--ink);margin-bottom:2px}
-.dimension h3{border-bottom:1px solid var(--line);padding-bottom:3px;text-transform:capitalize}
-.scroll{overflow-x:auto;margin:0 -4px}
-.figures{border-collapse:collapse;font-size:.82rem;font-variant-numeric:tabular-nums;width:100%}
-.figures th,.figures td{padding:6px 8px;text-align:right;border-bottom:1px solid var(--line);
-white-space:nowrap}
-.figures thead th{color:var(--muted);font-weight:500;white-space:normal;vertical-align:bottom;
-line-height:1.2}
-.figures th:first-child{text-align:left;font-weight:600}
-.figures .ci{color:var(--muted);font-weight:400;display:block;font-size:.92em}
-.figures .lead,.figures .best,.figures .shown td{font-weight:650}
-.figures tr.floor th,.figures tr.floor td{color:var(--muted);font-weight:400}
-.figures tr.floor td.lead{font-weight:400}
-.sample{margin:0 0 20px}
-.sample h3{color:var(--muted);font-weight:500}
-.reactions{border-collapse:collapse;width:100%;table-layout:fixed;font-size:.9rem;
-background:var(--card);border-radius:8px}
-.reactions.k3{min-width:540px}.reactions.k4{min-width:720px}.reactions.k5{min-width:900px}
-.reactions.k6{min-width:1060px}
-.reactions th{font-size:.82rem;text-align:left;padding:9px 14px 5px}
-.reactions td{padding:6px 14px;border-top:1px solid var(--line);vertical-align:top;
-overflow-wrap:anywhere}
-.reactions td+td,.reactions th+th{border-left:1px solid var(--line)}
-.fields{margin:0 0 12px}
-.fields div{display:grid;grid-template-columns:110px 1fr;gap:12px;padding:8px 0;
-border-bottom:1px solid var(--line)}
-.fields dt{color:var(--muted);font-size:.82rem}
-.fields dd{margin:0;font-size:.9rem;white-space:pre-line;overflow-wrap:anywhere}
-details summary{cursor:pointer;color:var(--muted);font-size:.88rem;margin-bottom:8px}
-details{margin-bottom:22px}
-.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(280px,1fr));gap:26px 34px;
-margin-bottom:20px}
-.facts dl{margin:0;font-size:.88rem}
-.facts dl div{display:grid;grid-template-columns:130px 1fr;gap:10px;padding:4px 0;
-border-bottom:1px solid var(--line)}
-.facts dt{color:var(--muted)}.facts dd{margin:0;overflow-wrap:anywhere}
-pre{background:var(--card);padding:12px 14px;border-radius:8px;font-size:.82rem;
-white-space:pre-wrap;overflow-wrap:anywhere;margin:0}
-@media (max-width:820px){.dimensions{grid-template-columns:minmax(0,1fr)}
-.dimension,.dimension.n1,.dimension.n3,.dimension.n6{grid-column:auto}
-.dimension.n3 .panels,.dimension.n6 .panels,.dimension.n1 .panels{
-grid-template-columns:repeat(auto-fill,minmax(150px,1fr))}
-main{padding:24px 16px 60px}h1{font-size:1.5rem}
-.fields div,.facts dl div{grid-template-columns:1fr;gap:0}}
-@media print{:root{--bg:#fff;--ink:#000;--muted:#555;--line:#ccc;--card:#f4f4f4;--warm:#eee}
-main{max-width:none;padding:0}section{margin-top:24px}figure,.sample,tr{break-inside:avoid}
-h2,h3{break-after:avoid}details{display:none}}
-"""
