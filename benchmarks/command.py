@@ -11,6 +11,10 @@ HELP = "measure: fidelity to real populations, speed, and what a model has learn
 _JOBS = Jobs(
     "bench",
     {
+        "calibration": (
+            "benchmarks.forecast_calibration",
+            "how honest forecasts are: coverage, scores, turning points",
+        ),
         "fidelity": ("benchmarks.fidelity", "how close simulated populations come to real ones"),
         "long": ("benchmarks.long_run", "drift and memory over tens of thousands of reactions"),
         "memorisation": ("benchmarks.memorisation", "verbatim copies of training texts"),
