@@ -12,7 +12,7 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from benchmarks.forecast_bands import (
     TurnChance,
     fan_ends,
     forecast,
+    redrawn,
     score,
     share_curves,
     turn_after,
@@ -53,7 +54,7 @@ from benchmarks.simulate import (
     write_file,
 )
 from mfenv.cli import integer
-from mfenv.dynamics.assemble import AUTO, build_annotator, method_names
+from mfenv.dynamics.assemble import AUTO, build_annotator, calibration_of, method_names
 from mfenv.dynamics.journal import RunLock
 from mfenv.dynamics.process import ProcessSettings, real_rollout
 from mfenv.errors import MfenvError
@@ -68,6 +69,7 @@ __all__ = [
     "SHOWN_LEVELS",
     "TURN",
     "WINDOW",
+    "Simulated",
     "add_arguments",
     "add_share",
     "course",
@@ -95,7 +97,7 @@ SHOWN_LEVELS = (0.5, 0.9)
 AUDIENCES = ("recorded", "drawn")
 
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-_AUDIENCE_STREAM = 7021
+_AUDIENCE_STREAM, _REDRAW_STREAM = 7021, 7023
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -322,26 +324,47 @@ def _command(args: argparse.Namespace) -> str:
 # -- the forecast ----------------------------------------------------------------------------
 
 
-def simulated_labels(outcome: Outcome, warmup: Labels, seeds: Sequence[int]) -> dict[str, Labels]:
-    """Labels ``(seeds, n, 8)`` of the horizon for each method, and last for persistence.
+@dataclass(frozen=True, slots=True)
+class Simulated:
+    """Labels ``(seeds, n, 8)`` of the horizon."""
+
+    labels: Labels
+    noisy: Labels
+    """The same with the sampling noise of independent reactions, where they were chosen jointly.
+
+    Turning points are looked for in these: how far a share strays matters there. Smoothed bands
+    bring that noise themselves.
+    """
+
+
+def simulated_labels(
+    outcome: Outcome, warmup: Labels, simulation: Simulation
+) -> dict[str, Simulated]:
+    """What each method makes of the horizon, and last persistence.
 
     Persistence draws from the last reactions of the warm-up ``(w, 8)``, once for each seed.
     """
-    made = {
-        method: np.stack([np.concatenate([r.labels for r in run if not r.warmup]) for run in runs])
-        for method, runs in outcome.runs.items()
-    }
+    result = {}
+    for name, method in method_names(simulation.methods).items():
+        runs = outcome.runs[name]
+        made = [np.concatenate([r.labels for r in run if not r.warmup]) for run in runs]
+        labels = noisy = np.stack(made)
+        calibration = calibration_of(method)
+        if calibration is not None and min(calibration.draws, calibration.candidates) > 1:
+            pairs = zip(made, simulation.seeds, strict=True)
+            batch = simulation.process.batch
+            noisy = np.stack([redrawn(x, batch, generator(_REDRAW_STREAM, s)) for x, s in pairs])
+        result[name] = Simulated(labels, noisy)
     draw, stream = FORECASTERS[PERSISTENCE]
-    horizon = next(iter(made.values())).shape[1]
-    return made | {
-        PERSISTENCE: np.stack([draw(warmup, horizon, generator(stream, s)) for s in seeds])
-    }
+    horizon = labels.shape[1]
+    drawn = np.stack([draw(warmup, horizon, generator(stream, s)) for s in simulation.seeds])
+    return {**result, PERSISTENCE: Simulated(drawn, drawn)}
 
 
 def course(
     name: str,
     warmup: Labels,
-    simulated: Labels,
+    simulated: Simulated,
     real: Labels,
     *,
     batch: int,
@@ -351,16 +374,16 @@ def course(
 ) -> Course:
     """What one method says of the horizon, and how that compares with what happened.
 
-    From labels of the warm-up ``(w, 8)``, of the horizon as simulated ``(seeds, n, 8)``, and of
-    what really followed ``(up to n, 8)``.
+    From labels of the warm-up ``(w, 8)`` and of what really followed ``(up to n, 8)``.
     """
-    horizon = simulated.shape[1]
+    labels = simulated.labels
+    horizon = labels.shape[1]
     steps = fan_ends(horizon, batch)
-    apart = forecast(warmup, simulated, np.arange(window, horizon + 1, window), window, smoothing)
-    ends, curves = share_curves(warmup, simulated, batch, window)
+    apart = forecast(warmup, labels, np.arange(window, horizon + 1, window), window, smoothing)
+    ends, curves = share_curves(warmup, simulated.noisy, batch, window)
     return Course(
         name=name,
-        fan=forecast(warmup, simulated, steps, window, smoothing),
+        fan=forecast(warmup, labels, steps, window, smoothing),
         turns=tuple(turn_chance(curves[..., i], ends, turn) for i in range(len(NAMES))),
         scores=score(apart, real, window, SHOWN_LEVELS),
     )
@@ -384,14 +407,14 @@ def _page(plan: _Plan, outcome: Outcome, command: str) -> Page:
         course(
             name,
             warmup,
-            labels,
+            made,
             after,
             batch=process.batch,
             window=plan.window,
             smoothing=BANDS[plan.bands],
             turn=plan.turn,
         )
-        for name, labels in simulated_labels(outcome, warmup, simulation.seeds).items()
+        for name, made in simulated_labels(outcome, warmup, simulation).items()
     ]
     ends, shares = share_curves(warmup, after, process.batch, plan.window)
     revised = {m: f"{m} ({outcome.learned[m]})" for m in outcome.learned}

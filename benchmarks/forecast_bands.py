@@ -39,6 +39,7 @@ __all__ = [
     "pinball",
     "pit",
     "pit_histogram",
+    "redrawn",
     "score",
     "share_curves",
     "trailing_counts",
@@ -65,7 +66,7 @@ class Smoothing:
     ``None`` in its place takes the K windows as they are.
     """
 
-    excess: float = 0.02
+    excess: float = 0.025
     """Added to the overdispersion that the seeds show: what they do not know of the real course.
 
     Chosen on one half of the validation events; see ``benchmarks/results/calibration-*``.
@@ -385,6 +386,18 @@ def share_curves(
     known = np.broadcast_to(warmup, (*after.shape[:-2], *warmup.shape))
     count = trailing_counts(np.concatenate([known, after], axis=-2), n + ends, window)
     return ends, count / np.minimum(n + ends, window)[:, None]
+
+
+def redrawn(labels: Labels, batch: int, rng: np.random.Generator) -> Labels:
+    """Labels ``(n, 8)`` drawn with replacement from those of their own step of ``batch``.
+
+    Reactions that were chosen jointly, so that a step has the shares it should have, hold less
+    sampling noise than those of people; drawn once more they hold as much.
+    """
+    n = len(labels)
+    start = np.arange(n) // batch * batch
+    drawn: Labels = labels[start + rng.integers(np.minimum(batch, n - start))]
+    return drawn
 
 
 @dataclass(frozen=True, slots=True)

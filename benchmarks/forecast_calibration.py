@@ -102,9 +102,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seeds", type=integer(2), default=8, metavar="K", help="(%(default)s)")
     add("--sampling", choices=SAMPLINGS, default=SAMPLINGS[0], help="(%(default)s)")
     add_share(parser, "--turn", TURN, "movement that makes a turning point (%(default)s)")
+    add(
+        "--excess",
+        type=_shares,
+        default=(),
+        metavar="X,Y",
+        help="also measure the smoothing with so much added to the overdispersion (none)",
+    )
     add("--out", type=Path, metavar="DIR", help="journals (default: runs/calibration-…)")
     add("--results", type=Path, default=Path("benchmarks/results"), metavar="DIR")
     add("--name", metavar="NAME", help="of the files calibration-NAME.* (default: the backbone)")
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    try:
+        values = tuple(float(x) for x in text.split(","))
+    except ValueError:
+        values = (-1.0,)
+    if not all(0 <= x < 1 for x in values):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not allowed; allowed: numbers of at least 0 and below 1, separated by "
+            f"commas"
+        )
+    return values
 
 
 # -- one event -----------------------------------------------------------------------------------
@@ -179,6 +199,7 @@ def run(args: argparse.Namespace) -> int:
     settings = _settings(args, methods, cases)
     digest = hashlib.sha256(canonical(settings)).hexdigest()[:10]
     folder = args.out or Path("runs") / f"calibration-{digest}"
+    tried = {**BANDS, **{f"excess {x:g}": Smoothing(excess=x) for x in args.excess}}
     measured: list[Measured] = []
     seconds, decisions = 0.0, 0
     print(f"{len(cases)} events, list {settings['cases']}", file=sys.stderr, flush=True)
@@ -197,10 +218,10 @@ def run(args: argparse.Namespace) -> int:
             real = np.concatenate([r.labels for r in outcome.real])
             warmup, after = real[: args.warmup], real[args.warmup :]
             made: dict[str, dict[str, Floats]] = {}
-            for name, labels in simulated_labels(outcome, warmup, simulation.seeds).items():
-                turns = _turns(warmup, labels, after, args.batch, window, args.turn)
-                for bands, smoothing in BANDS.items():
-                    figures = measure(warmup, labels, after, window, smoothing)
+            for name, simulated in simulated_labels(outcome, warmup, simulation).items():
+                turns = _turns(warmup, simulated.noisy, after, args.batch, window, args.turn)
+                for bands, smoothing in tried.items():
+                    figures = measure(warmup, simulated.labels, after, window, smoothing)
                     made[f"{name}, {bands}"] = {**figures, **turns}
             measured.append(made)
             seconds, decisions = seconds + outcome.seconds, decisions + outcome.decisions
@@ -276,6 +297,8 @@ def _command(args: argparse.Namespace) -> str:
     for name in (*names, "window", "batch", "seeds", "sampling", "turn", "name"):
         if getattr(args, name) is not None:
             words += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
+    if args.excess:
+        words += ["--excess", ",".join(f"{x:g}" for x in args.excess)]
     return shlex.join(words)
 
 
@@ -314,7 +337,11 @@ def _summary(measured: Sequence[Measured]) -> dict[str, Any]:
     }
     first = next(iter(BANDS))
     baseline = over[f"{PERSISTENCE}, {first}"]
-    own = {name.removesuffix(f", {first}"): x for name, x in over.items() if name.endswith(first)}
+    own = {
+        name.removesuffix(f", {first}"): x
+        for name, x in over.items()
+        if name.endswith(f", {first}")
+    }
     base = float(baseline["turn_real"].mean())
     return {
         "rows": rows,
@@ -346,7 +373,7 @@ def _show(x: Mapping[str, float], digits: int = 4, sign: str = "") -> str:
 def _verdict(result: Mapping[str, Any]) -> list[str]:
     """What the figures say, in words."""
     first = next(iter(BANDS))
-    rows = {n: r for n, r in result["rows"].items() if n.endswith(first)}
+    rows = {n: r for n, r in result["rows"].items() if n.endswith(f", {first}")}
     lines = []
     for name, row in rows.items():
         half, most = row["coverage"]["0.5"], row["coverage"]["0.9"]
@@ -383,8 +410,9 @@ def _markdown(result: Mapping[str, Any], title: str) -> str:
             f"that do not overlap, after a warm-up of {settings['warmup']}; {settings['seeds']} "
             f"seeds, {cases['count']} events, all dimensions alike. `seeds`: the frequencies of "
             f"the seeds' own windows; `smoothed`: a Dirichlet-multinomial fitted to them by "
-            f"moments, with {settings['excess']:g} added to its overdispersion. Brackets: 95% "
-            f"bootstrap interval over events.",
+            f"moments, with {settings['excess']:g} added to its overdispersion"
+            + (" (`excess X`: with X)" if any("excess" in name for name in rows) else "")
+            + ". Brackets: 95% bootstrap interval over events.",
             "",
             "## Coverage of central bands",
             "",
@@ -401,8 +429,8 @@ def _markdown(result: Mapping[str, Any], title: str) -> str:
                 for name, row in rows.items()
             ),
             "",
-            "With intervals, and of the bands as they are drawn (whole reactions, so that a little "
-            "more than the level is expected inside):",
+            "With intervals, and of the bands as they are drawn (they end at whole reactions, so "
+            "that more than the level is expected inside):",
             "",
             "| | 50% | 90% | inside the drawn 50% (expected) | inside the drawn 90% (expected) |",
             "|---|---|---|---|---|",
@@ -455,7 +483,9 @@ def _markdown(result: Mapping[str, Any], title: str) -> str:
             "",
             f"A label's share turns if it moves by {100 * settings['turn']:g} points there and "
             f"back after the warm-up. It really did in {_show(turns['real'], 3)} of the cases; "
-            f"always saying so much has a Brier score of {turns['brier_of_base_rate']:.4f}.",
+            f"always saying so much has a Brier score of {turns['brier_of_base_rate']:.4f}. Where "
+            f"a method chooses reactions jointly (`+cal`), each step's are drawn once more with "
+            f"replacement for this, since their shares hold too little sampling noise.",
             "",
             "| | Brier score | minus persistence | mean forecast |",
             "|---|---|---|---|",
@@ -502,7 +532,7 @@ def _picture(result: Mapping[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     first, *others = BANDS
-    methods = [n.removesuffix(f", {first}") for n in result["rows"] if n.endswith(first)]
+    methods = [n.removesuffix(f", {first}") for n in result["rows"] if n.endswith(f", {first}")]
     figure = Figure(figsize=(3.1 * (len(methods) + 1) + 0.6, 3.3), layout="constrained")
     axes = figure.subplots(1, len(methods) + 1)
     axes[0].plot([0, 1], [0, 1], color="0.7", lw=1)
