@@ -40,12 +40,13 @@ from benchmarks.forecast_bands import (
 )
 from benchmarks.forecast_report import Course, Page, render
 from benchmarks.simulate import (
-    DEFAULT_EVENT,
     SAMPLINGS,
     Outcome,
     Simulation,
+    add_event_arguments,
     chosen_event,
     chosen_methods,
+    command_words,
     folder_name,
     one_line,
     progress,
@@ -54,7 +55,7 @@ from benchmarks.simulate import (
     write_file,
 )
 from mfenv.cli import integer
-from mfenv.dynamics.assemble import AUTO, build_annotator, calibration_of, method_names
+from mfenv.dynamics.assemble import build_annotator, calibration_of, method_names
 from mfenv.dynamics.journal import RunLock
 from mfenv.dynamics.process import ProcessSettings, real_rollout
 from mfenv.errors import MfenvError
@@ -102,23 +103,8 @@ _AUDIENCE_STREAM, _REDRAW_STREAM = 7021, 7023
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
+    add_event_arguments(parser)
     add = parser.add_argument
-    add(
-        "events",
-        nargs="?",
-        type=Path,
-        metavar="EVENTS",
-        help=".parquet file, .jsonl file or rumdect folder (default: a synthetic event)",
-    )
-    add("--event", metavar="ID", help=f"which event (synthetic: {DEFAULT_EVENT})")
-    add("--backbone", default="embedded-en", metavar="NAME", help="language model (%(default)s)")
-    add(
-        "--method",
-        action="append",
-        metavar="NAME",
-        help="as in mfenv simulate, also with +cal; repeat it or separate by commas (mf)",
-    )
-    add("--annotator", default=AUTO, metavar="NAME", help="what labels reactions (%(default)s)")
     add("--batch", type=integer(1), default=16, metavar="n", help="people in a step (%(default)s)")
     add(
         "--warmup",
@@ -308,17 +294,8 @@ def _settings(plan: _Plan) -> dict[str, Any]:
 
 def _command(args: argparse.Namespace) -> str:
     """The command that repeats this, wherever it writes."""
-    words = ["mfenv", "forecast"]
-    if args.events is not None:
-        words.append(str(args.events))
-    if args.event is not None:
-        words += ["--event", args.event]
-    words += ["--backbone", args.backbone, "--method", ",".join(args.method or ["mf"])]
-    names = ("annotator", "batch", "warmup", "horizon", "seeds", "seed", "sampling", "window")
-    for name in (*names, "bands", "turn", "audience"):
-        if getattr(args, name) is not None:
-            words += [f"--{name}", str(getattr(args, name))]
-    return shlex.join(words)
+    names = ("batch", "warmup", "horizon", "seeds", "seed", "sampling", "window", "bands", "turn")
+    return shlex.join(command_words("forecast", args, (*names, "audience")))
 
 
 # -- the forecast ----------------------------------------------------------------------------

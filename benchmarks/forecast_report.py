@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.forecast_bands import Forecast, Scores, TurnChance
-from benchmarks.page import document, escaped, facts, legend, number, percent
+from benchmarks.page import document, escaped, facts, legend, number, percent, share_grid
 from mfenv.labels import DIMENSIONS, NAMES, OFFSETS
 
 __all__ = ["SHOWN", "Course", "Page", "Row", "render"]
@@ -237,14 +237,9 @@ def _panel(page: Page, c: Course, baseline: Course, i: int, top: float, kind: st
 
     parts = [
         f'<rect class="warm" x="{left}" y="{bottom - height}" width="{x(0) - left:.1f}" '
-        f'height="{height}"/>'
+        f'height="{height}"/>',
+        share_grid(left, right, bottom, height, top),
     ]
-    for share in (0.0, top / 2, top):
-        parts.append(
-            f'<line class="grid" x1="{left}" x2="{right}" y1="{y(share):.1f}" y2="{y(share):.1f}"/>'
-            f'<text class="tick" x="{left - 5}" y="{y(share) + 3.5:.1f}" text-anchor="end">'
-            f"{100 * share:.3g}%</text>"
-        )
     for place, anchor in ((0, "middle"), (page.horizon // 2, "middle"), (page.horizon, "end")):
         parts.append(
             f'<text class="tick" x="{x(place):.1f}" y="{bottom + 13}" text-anchor="{anchor}">'

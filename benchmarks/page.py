@@ -10,7 +10,7 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 
-__all__ = ["document", "escaped", "facts", "legend", "number", "percent"]
+__all__ = ["document", "escaped", "facts", "legend", "number", "percent", "share_grid"]
 
 
 def document(title: str, parts: Sequence[str], style: str = "") -> str:
@@ -49,6 +49,19 @@ def legend(entries: Sequence[tuple[str, str]]) -> str:
     """Names and their colours, ``(name, class)``."""
     keys = "".join(f"<li><span class='key {c}'></span>{escaped(n)}</li>" for n, c in entries)
     return f"<ul class='legend'>{keys}</ul>"
+
+
+def share_grid(left: float, right: float, bottom: float, height: float, top: float) -> str:
+    """SVG lines with their labels at the shares 0, ``top`` / 2 and ``top`` of a panel."""
+    lines = []
+    for part in (0.0, 0.5, 1.0):
+        y = bottom - height * part
+        lines.append(
+            f'<line class="grid" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<text class="tick" x="{left - 5}" y="{y + 3.5:.1f}" text-anchor="end">'
+            f"{100 * part * top:.3g}%</text>"
+        )
+    return "".join(lines)
 
 
 def facts(groups: Mapping[str, Mapping[str, str]], command: str) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from benchmarks.compare import Score
 from benchmarks.metrics import WINDOWS, Interval
-from benchmarks.page import document, escaped, facts, legend, number, percent
+from benchmarks.page import document, escaped, facts, legend, number, percent, share_grid
 from mfenv.labels import DIMENSIONS, N_DIMENSIONS, NAMES, OFFSETS
 
 __all__ = ["Effect", "Method", "Report", "Samples", "render"]
@@ -326,14 +326,9 @@ def _panel(
 
     parts = [
         f'<rect class="warm" x="{left}" y="{bottom - height}" width="{x(warmup) - left:.1f}" '
-        f'height="{height}"/>'
+        f'height="{height}"/>',
+        share_grid(left, right, bottom, height, top),
     ]
-    for share in (0.0, top / 2, top):
-        parts.append(
-            f'<line class="grid" x1="{left}" x2="{right}" y1="{y(share):.1f}" y2="{y(share):.1f}"/>'
-            f'<text class="tick" x="{left - 5}" y="{y(share) + 3.5:.1f}" text-anchor="end">'
-            f"{100 * share:.3g}%</text>"
-        )
     for step in sorted({1, warmup + 1, steps}):
         parts.append(
             f'<text class="tick" x="{x(step - 0.5):.1f}" y="{bottom + 13}" text-anchor="middle">'

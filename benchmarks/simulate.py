@@ -57,9 +57,11 @@ __all__ = [
     "Pair",
     "Simulation",
     "add_arguments",
+    "add_event_arguments",
     "build_methods",
     "chosen_event",
     "chosen_methods",
+    "command_words",
     "folder_name",
     "one_line",
     "progress",
@@ -94,8 +96,8 @@ _SAMPLE_STEPS, _SAMPLE_AGENTS = 5, 5
 _MEAN_FIELDS = 200  # that a report shows at most
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
+def add_event_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what is played: the event, the models, the annotator."""
     add = parser.add_argument
     add(
         "events",
@@ -115,6 +117,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "it or separate by commas (mf)",
     )
     add("--annotator", default=AUTO, metavar="NAME", help="what labels reactions (%(default)s)")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    add_event_arguments(parser)
+    add = parser.add_argument
     add(
         "--agents",
         type=integer(1),
@@ -346,19 +354,24 @@ def _settings(simulation: Simulation) -> dict[str, Any]:
     }
 
 
-def _command(args: argparse.Namespace) -> str:
-    """The command that repeats this, wherever it writes."""
-    words = ["mfenv", "simulate"]
+def command_words(command: str, args: argparse.Namespace, names: Sequence[str]) -> list[str]:
+    """The command with the arguments of :func:`add_event_arguments` and the named ones, if set."""
+    words = ["mfenv", command]
     if args.events is not None:
         words.append(str(args.events))
     if args.event is not None:
         words += ["--event", args.event]
     words += ["--backbone", args.backbone, "--method", ",".join(args.method or ["mf"])]
-    for name in ("annotator", "agents", "batch", "warmup", "seeds", "seed", "sampling"):
-        words += [f"--{name}", str(getattr(args, name))]
-    for name in ("opinions", "people"):
+    for name in ("annotator", *names):
         if getattr(args, name) is not None:
             words += [f"--{name}", str(getattr(args, name))]
+    return words
+
+
+def _command(args: argparse.Namespace) -> str:
+    """The command that repeats this, wherever it writes."""
+    names = ("agents", "batch", "warmup", "seeds", "seed", "sampling", "opinions", "people")
+    words = command_words("simulate", args, names)
     for step, u in args.intervention:
         words += ["--intervention", f"{KINDS[u.kind]}/{INTENSITIES[u.intensity]}@{step}"]
     return shlex.join(words)
