@@ -66,7 +66,7 @@ class Smoothing:
     ``None`` in its place takes the K windows as they are.
     """
 
-    excess: float = 0.025
+    excess: float = 0.03
     """Added to the overdispersion that the seeds show: what they do not know of the real course.
 
     Chosen on one half of the validation events; see ``benchmarks/results/calibration-*``.
