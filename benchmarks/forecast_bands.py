@@ -55,6 +55,7 @@ LEVELS: tuple[float, ...] = tuple(k / 10 for k in range(1, 10))
 """Levels of central bands in a reliability curve, and of quantiles in the pinball loss."""
 
 _EPS = 1e-9  # a level that a sum of probabilities meets is met, whatever the rounding
+_POINTS = 240  # of a fan at most, beside the first
 _SIZES = np.array([len(d.labels) for d in DIMENSIONS])
 _WEIGHTS: Floats = np.repeat(1 / (len(DIMENSIONS) * _SIZES), _SIZES)
 
@@ -366,8 +367,12 @@ def _mean(values: ArrayLike) -> float:
 
 
 def fan_ends(horizon: int, batch: int) -> NDArray[np.int64]:
-    """Where a fan is drawn: reactions after the warm-up at the end of every step, from 0."""
-    return np.unique([*range(0, horizon, batch), horizon])
+    """Where a fan is drawn: reactions after the warm-up at the end of every step, from 0.
+
+    Of a long horizon some steps, evenly spread.
+    """
+    stride = batch * max(1, -(-horizon // (batch * _POINTS)))
+    return np.unique([*range(0, horizon, stride), horizon])
 
 
 def share_curves(

@@ -535,6 +535,9 @@ def _picture(result: Mapping[str, Any], path: Path) -> None:
     methods = [n.removesuffix(f", {first}") for n in result["rows"] if n.endswith(f", {first}")]
     figure = Figure(figsize=(3.1 * (len(methods) + 1) + 0.6, 3.3), layout="constrained")
     axes = figure.subplots(1, len(methods) + 1)
+    top = 1.05 * max(
+        max(result["rows"][f"{m}, {bands}"]["pit"]) for m in methods for bands in BANDS
+    )
     axes[0].plot([0, 1], [0, 1], color="0.7", lw=1)
     for i, method in enumerate(methods):
         rows = {bands: result["rows"][f"{method}, {bands}"] for bands in BANDS}
@@ -555,6 +558,7 @@ def _picture(result: Mapping[str, Any], path: Path) -> None:
         axis.axhline(1 / _BINS, color="0.4", lw=1)
         axis.set_title(f"PIT: {method}", fontsize=10)
         axis.set_xlim(0, 1)
+        axis.set_ylim(0, top)
     axes[0].set_title("coverage of central bands", fontsize=10)
     axes[0].set_xlabel(f"level (solid: {first}, dotted: {', '.join(others)})", fontsize=8)
     axes[0].set_ylabel("observed inside", fontsize=8)

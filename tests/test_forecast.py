@@ -28,6 +28,7 @@ from benchmarks.forecast_bands import (
     coverage,
     crps,
     dimension_mean,
+    fan_ends,
     forecast,
     interval_score,
     overdispersion,
@@ -48,7 +49,7 @@ from mfenv.dynamics.journal import read_journal
 from mfenv.events.event import Posts
 from mfenv.events.jsonl import write_jsonl
 from mfenv.events.synthetic.generator import SyntheticSociety
-from mfenv.labels import DIMENSIONS, N_LABELS, NAMES, OFFSETS
+from mfenv.labels import DIMENSIONS, NAMES, OFFSETS
 
 SIZES = ("--warmup", "24", "--horizon", "48", "--batch", "8", "--window", "16", "--seeds", "6")
 TOY = ("--backbone", "toy", "--annotator", "toy-exact", *SIZES)
@@ -195,6 +196,9 @@ def test_what_the_warm_up_holds_of_a_window_is_known():
     assert short.sizes.tolist() == [3, 7, 12]
     np.testing.assert_allclose(short.quantile(0.5)[0], shares(warmup[:3]))
     assert trailing_counts(warmup, [0, 20], 12).sum(axis=-1).tolist() == [0, 96]
+    assert fan_ends(50, 16).tolist() == [0, 16, 32, 48, 50]
+    assert len(fan_ends(30_000, 16)) == 236
+    assert fan_ends(30_000, 16)[[1, -1]].tolist() == [128, 30_000]
     ends, curves = share_curves(warmup, simulated, 8, 12)
     assert ends.tolist() == [-8, 0, 8, 16, 24]
     np.testing.assert_allclose(curves[2, 0], shares(warmup[:12]))
@@ -374,7 +378,7 @@ def test_calibration_over_events(call, tmp_path):
     events = SyntheticSociety(3).events(9, n_posts=90)
     write_jsonl(events, tmp_path / "events.jsonl")
     argv = ("bench", "calibration", "--data", tmp_path / "events.jsonl", *TOY, "--methods", "toy",
-            "--events", 3, "--half", "second", "--name", "x")  # fmt: skip
+            "--events", 3, "--half", "second", "--excess", "0", "--name", "x")  # fmt: skip
     found = call(*argv, "--out", tmp_path / "out", "--results", tmp_path / "a")
     call(*argv, "--out", tmp_path / "out", "--results", tmp_path / "b")  # from the journals
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
@@ -405,6 +409,11 @@ def test_calibration_over_events(call, tmp_path):
     assert row["crps"]["mean"] == pytest.approx(np.mean([x["crps"] for x in figures]), abs=1e-6)
     assert sum(row["pit"]) == pytest.approx(1, abs=1e-5)
     assert row["crps"]["low"] <= row["crps"]["mean"] <= row["crps"]["high"]
+    # Wider bands hold more.
+    held = [
+        result["rows"][f"toy, {x}"]["coverage"]["0.9"]["mean"] for x in ("excess 0", "smoothed")
+    ]
+    assert held[0] < held[1]
     gap = result["crps_minus_persistence"]["toy, smoothed"]["mean"]
     both = [result["rows"][f"{m}, smoothed"]["crps"]["mean"] for m in ("toy", PERSISTENCE)]
     assert gap == pytest.approx(both[0] - both[1], abs=2e-6)
@@ -412,6 +421,5 @@ def test_calibration_over_events(call, tmp_path):
     published = text + json.dumps(result)
     assert not any(e.event_id in published for e in events)
     assert not any(t in published for e in events for t in e.posts.texts if len(t) > 12)
-    error = call(*argv, "--min-posts", 60, code=2).err
-    assert "at least 73" in error
-    assert N_LABELS == 23
+    assert "at least 73" in call(*argv, "--min-posts", 60, code=2).err
+    assert "at least 0 and below 1" in call(*argv, "--excess", "0,1", code=2).err
