@@ -11,6 +11,10 @@ HELP = "measure: fidelity to real populations, speed, and what a model has learn
 _JOBS = Jobs(
     "bench",
     {
+        "calibration": (
+            "benchmarks.forecast_calibration",
+            "how honest forecasts are: coverage, scores, turning points",
+        ),
         "fidelity": (
             "benchmarks.fidelity.command",
             "how close simulated populations come to real ones",

@@ -22,7 +22,9 @@ __all__ = [
     "nice",
     "number",
     "panel",
+    "percent",
     "scale",
+    "share_grid",
 ]
 
 Floats = NDArray[np.float64]
@@ -48,6 +50,24 @@ def number(x: float, digits: int = 3) -> str:
     if not text.strip("-0."):  # nothing is left of what was below zero
         text = text.removeprefix("-")
     return text.replace("-", "\N{MINUS SIGN}")
+
+
+def percent(x: float) -> str:
+    """A share for a table or an axis."""
+    return f"{100 * x:.0f}%"
+
+
+def share_grid(left: float, right: float, bottom: float, height: float, top: float) -> str:
+    """SVG lines with their labels at the shares 0, ``top`` / 2 and ``top`` of a panel."""
+    lines = []
+    for part in (0.0, 0.5, 1.0):
+        y = bottom - height * part
+        lines.append(
+            f'<line class="grid" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
+            f'<text class="tick" x="{left - 5}" y="{y + 3.5:.1f}" text-anchor="end">'
+            f"{100 * part * top:.3g}%</text>"
+        )
+    return "".join(lines)
 
 
 def scale(real: Floats, simulated: Sequence[Floats]) -> float:
@@ -108,12 +128,7 @@ def panel(
         f'<rect class="warm" x="{left}" y="{bottom - height}" width="{x(warmup) - left:.1f}" '
         f'height="{height}"/>'
     ]
-    for share in (0.0, top / 2, top):
-        parts.append(
-            f'<line class="grid" x1="{left}" x2="{right}" y1="{y(share):.1f}" y2="{y(share):.1f}"/>'
-            f'<text class="tick" x="{left - 5}" y="{y(share) + 3.5:.1f}" text-anchor="end">'
-            f"{100 * share:.3g}%</text>"
-        )
+    parts.append(share_grid(left, right, bottom, height, top))
     for step in sorted({1, warmup + 1, steps}):
         parts.append(
             f'<text class="tick" x="{x(step - 0.5):.1f}" y="{bottom + 13}" text-anchor="middle">'

@@ -57,9 +57,18 @@ __all__ = [
     "Pair",
     "Simulation",
     "add_arguments",
+    "add_event_arguments",
     "build_methods",
+    "chosen_event",
+    "chosen_methods",
+    "command_words",
+    "folder_name",
+    "one_line",
+    "progress",
     "run",
+    "sampling_parameters",
     "simulate",
+    "write_file",
 ]
 
 HELP = "simulate a population's reactions to an event and compare them with the real ones"
@@ -87,8 +96,8 @@ _SAMPLE_STEPS, _SAMPLE_AGENTS = 5, 5
 _MEAN_FIELDS = 200  # that a report shows at most
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
+def add_event_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what is played: the event, the models, the annotator."""
     add = parser.add_argument
     add(
         "events",
@@ -108,6 +117,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "it or separate by commas (mf)",
     )
     add("--annotator", default=AUTO, metavar="NAME", help="what labels reactions (%(default)s)")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    add_event_arguments(parser)
+    add = parser.add_argument
     add(
         "--agents",
         type=integer(1),
@@ -214,12 +229,12 @@ class Outcome:
 def run(args: argparse.Namespace) -> int:
     """Simulate, compare, write the report."""
     simulation = _simulation(args)
-    out: Path = args.out or _default_folder(simulation)
-    with RunLock(out), _progress(args.json) as advance:
+    out: Path = args.out or Path("runs") / folder_name(simulation.event, _settings(simulation))
+    with RunLock(out), progress(args.json, "simulating") as advance:
         outcome = simulate(simulation, out, advance)
         result = _result(simulation, outcome)
-        _write(out / "result.json", json.dumps(result, indent=2) + "\n")
-        _write(out / "report.html", render(_report(simulation, outcome, _command(args))))
+        write_file(out / "result.json", json.dumps(result, indent=2) + "\n")
+        write_file(out / "report.html", render(_report(simulation, outcome, _command(args))))
     if args.json:
         timed = {**result, "seconds": round(outcome.seconds, 3), "decisions": outcome.decisions}
         order = ("event", "backbone", "method", "seeds", "kl", "seconds", "decisions")
@@ -233,7 +248,8 @@ def run(args: argparse.Namespace) -> int:
 # -- what is asked for -----------------------------------------------------------------------
 
 
-def _simulation(args: argparse.Namespace) -> Simulation:
+def chosen_methods(args: argparse.Namespace) -> tuple[str, ...]:
+    """The methods of ``--method``, checked with the backbone and the annotator."""
     methods = tuple(
         dict.fromkeys(
             name.strip()
@@ -247,13 +263,18 @@ def _simulation(args: argparse.Namespace) -> Simulation:
         raise MfenvError(f"--method names no method; known: {known}")
     for method in methods:
         check_names(backbone=args.backbone, method=method, annotator=args.annotator)
+    return methods
+
+
+def _simulation(args: argparse.Namespace) -> Simulation:
+    methods = chosen_methods(args)
     steps = [step for step, _ in args.intervention]
     if len(set(steps)) < len(steps):
         raise MfenvError("--intervention: two interventions at one step; one a step is allowed")
     process = ProcessSettings(args.agents, args.batch, args.warmup)
     if args.opinions is not None:
         build_opinions(args.opinions)
-    event = _event(args)
+    event = chosen_event(args, args.agents, args.people)
     people = min(len(event.posts) - 1, process.agents)
     horizon = math.ceil((people - process.warmup) / process.batch)
     if people - process.warmup < 3:
@@ -279,7 +300,8 @@ def _simulation(args: argparse.Namespace) -> Simulation:
     )
 
 
-def _event(args: argparse.Namespace) -> Event:
+def chosen_event(args: argparse.Namespace, reactions: int, people: int | None = None) -> Event:
+    """The event of ``EVENTS`` and ``--event``; a synthetic one has so many reactions and people."""
     if args.events is None:
         name = DEFAULT_EVENT if args.event is None else args.event
         match = re.fullmatch(r"synthetic-([0-9]{1,9})-([0-9]{1,9})", name)
@@ -289,8 +311,8 @@ def _event(args: argparse.Namespace) -> Event:
                 f"synthetic-SEED-INDEX, for example {DEFAULT_EVENT}"
             )
         society = SyntheticSociety(int(match[1]))
-        return society.event(int(match[2]), n_posts=args.agents + 1, people=args.people)
-    if args.people is not None:
+        return society.event(int(match[2]), n_posts=reactions + 1, people=people)
+    if people is not None:
         raise MfenvError("--people is for synthetic events; the people of a file are its authors")
     skip_bad: Path | bool | None = None
     if args.skip_bad:
@@ -306,14 +328,13 @@ def _event(args: argparse.Namespace) -> Event:
     return events[0]
 
 
-def _default_folder(simulation: Simulation) -> Path:
-    """``runs/EVENT-HASH``: an id is untrusted, so it is only a name and never a path."""
-    event = simulation.event
+def folder_name(event: Event, settings: Mapping[str, Any]) -> str:
+    """``EVENT-HASH`` of what is run: an id is untrusted, so it is only a name and never a path."""
     text = "\0".join([event.topic, *event.posts.texts])
     content = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-    key = canonical({**_settings(simulation), "content": content})
+    key = canonical({**settings, "content": content})
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", event.event_id)[:48].strip("_") or "event"
-    return Path("runs") / f"{name}-{hashlib.sha256(key).hexdigest()[:10]}"
+    return f"{name}-{hashlib.sha256(key).hexdigest()[:10]}"
 
 
 def _settings(simulation: Simulation) -> dict[str, Any]:
@@ -333,19 +354,24 @@ def _settings(simulation: Simulation) -> dict[str, Any]:
     }
 
 
-def _command(args: argparse.Namespace) -> str:
-    """The command that repeats this, wherever it writes."""
-    words = ["mfenv", "simulate"]
+def command_words(command: str, args: argparse.Namespace, names: Sequence[str]) -> list[str]:
+    """The command with the arguments of :func:`add_event_arguments` and the named ones, if set."""
+    words = ["mfenv", command]
     if args.events is not None:
         words.append(str(args.events))
     if args.event is not None:
         words += ["--event", args.event]
     words += ["--backbone", args.backbone, "--method", ",".join(args.method or ["mf"])]
-    for name in ("annotator", "agents", "batch", "warmup", "seeds", "seed", "sampling"):
-        words += [f"--{name}", str(getattr(args, name))]
-    for name in ("opinions", "people"):
+    for name in ("annotator", *names):
         if getattr(args, name) is not None:
             words += [f"--{name}", str(getattr(args, name))]
+    return words
+
+
+def _command(args: argparse.Namespace) -> str:
+    """The command that repeats this, wherever it writes."""
+    names = ("agents", "batch", "warmup", "seeds", "seed", "sampling", "opinions", "people")
+    words = command_words("simulate", args, names)
     for step, u in args.intervention:
         words += ["--intervention", f"{KINDS[u.kind]}/{INTENSITIES[u.intensity]}@{step}"]
     return shlex.join(words)
@@ -530,19 +556,19 @@ def _seconds(folder: Path, keys: Sequence[tuple[str, int]], changed: bool) -> fl
 
 
 @contextmanager
-def _progress(quiet: bool) -> Iterator[Callable[[int, int], None]]:
+def progress(quiet: bool, what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on a terminal's standard error; nothing elsewhere."""
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
         yield lambda done, total: None
         return
-    columns = (TextColumn("simulating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("simulating", total=None)
+        task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _write(path: Path, text: str) -> None:
+def write_file(path: Path, text: str) -> None:
     """Write a file in one move, so that a reader never sees half of it."""
     part = path.with_name(path.name + ".part")
     part.write_text(text, encoding="utf-8", newline="\n")
@@ -617,7 +643,7 @@ def _print(simulation: Simulation, outcome: Outcome, out: Path) -> None:
         table.add_row(f"  {dimension.name}", *(f"{s.per_dimension[d]:.4f}" for s in scores))
     people = sum(len(r.agents) for r in outcome.real)
     console.print(
-        f"Event {_plain(event.event_id)} ({_plain(event.source) or 'unknown source'}), "
+        f"Event {one_line(event.event_id)} ({one_line(event.source) or 'unknown source'}), "
         f"{people} people, the first {min(simulation.process.warmup, people)} as they really "
         f"reacted; backbone {simulation.backbone} ({outcome.revision}), "
         f"{len(simulation.seeds)} seeds, {simulation.sampling} sampling",
@@ -648,7 +674,7 @@ def _coverage_text(outcome: Outcome) -> str:
     return ", ".join(f"{method} {100 * x:.1f}%" for method, x in outcome.coverage.items())
 
 
-def _plain(text: str) -> str:
+def one_line(text: str) -> str:
     """Untrusted text for a terminal: one line without control characters."""
     return "".join(c if c.isprintable() else "?" for c in text)[:80]
 
