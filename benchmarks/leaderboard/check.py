@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -16,8 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.compare import FORECASTERS
 from benchmarks.fidelity.conditions import CORE
 from benchmarks.fidelity.entry import (
+    MAX_BYTES,
     NAME,
     Entry,
     Manifest,
@@ -79,6 +82,8 @@ def check(folder: Path) -> Checked:
     except MfenvError as error:
         return Checked(folder, "", [one_line(error)])
     digest = hashlib.sha256((folder / "entry.json").read_bytes()).hexdigest()
+    if large := [*_too_large(folder, manifest)]:
+        return Checked(folder, digest, [one_line(x) for x in large], manifest)
     entry, errors = inspect_entry(folder)
     problems: list[MfenvError | str] = [*errors]
     track = TRACKS.get(manifest.track)
@@ -98,11 +103,52 @@ def check(folder: Path) -> Checked:
         if open_text:
             problems += _texts(entry)
     if entry is not None and not problems:
-        scores = score(entry)
-        problems += _claimed(folder, scores)
+        try:
+            scores = score(entry)
+            problems += _claimed(folder, scores)
+        except MfenvError as error:
+            problems.append(error)
     return Checked(
         folder, digest, [one_line(x) for x in problems], manifest, entry, standing, scores
     )
+
+
+_MAX_BYTES = 512 * 2**20  # of all files
+_MAX = {"warmup": 5000, "horizon": 5000, "batch": 5000, "methods": 50}
+_MAX_SEEDS, _MAX_CASES, _MAX_CONDITIONS = 100, 5000, 50
+
+
+def _too_large(folder: Path, manifest: Manifest) -> Iterator[str]:
+    """What would take too long to read and to score, before any of it is read."""
+    for name, found, most in (
+        ("seeds", len(manifest.seeds), _MAX_SEEDS),
+        ("n_cases", manifest.n_cases, _MAX_CASES),
+        ("conditions", len(manifest.conditions), _MAX_CONDITIONS),
+        *(
+            (f"conditions.{condition}.{key}", x if isinstance(x, int) else len(x), most)
+            for condition, facts in manifest.conditions.items()
+            for key, most in _MAX.items()
+            for x in [getattr(facts, key)]
+        ),
+    ):
+        if found > most:
+            yield f"{folder / 'entry.json'}: {name}: {found:,}; allowed: at most {most:,}"
+    for facts in manifest.conditions.values():
+        for method in facts.methods:
+            if method in FORECASTERS:
+                yield (
+                    f"{folder / 'entry.json'}: method {method!r} has the name of a baseline; "
+                    f"rename it"
+                )
+    total = 0
+    for root, _, files in os.walk(folder):
+        for path in sorted(Path(root, name) for name in files):
+            size = path.lstat().st_size
+            total += size
+            if size > MAX_BYTES:
+                yield f"{path}: {size:,} bytes; allowed: at most {MAX_BYTES:,}"
+    if total > _MAX_BYTES:
+        yield f"{folder}: {total:,} bytes in all; allowed: at most {_MAX_BYTES:,}"
 
 
 def one_line(problem: MfenvError | str) -> str:
@@ -341,4 +387,5 @@ def _difference(claimed: Any, computed: Any, where: str) -> str | None:
         )
     else:
         same = type(claimed) is type(computed) and claimed == computed
-    return None if same else f"{where} is {_cut(str(claimed))}, the journals give {computed!r}"
+    shown = one_line(repr(claimed))[:60]
+    return None if same else f"{where} is {shown}, the journals give {computed!r}"

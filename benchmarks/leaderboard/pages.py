@@ -92,8 +92,8 @@ def index_page(boards: Sequence[Board], skipped: Mapping[str, str]) -> str:
         "lower the KL divergence, the closer. Simple forecasts without any model stand in between, "
         "in grey; a simulator earns its place by beating <em>persistence</em>.</p>"
         "<p>Every figure was computed from an entry's journals, none is claimed. The small figures "
-        'are 95% intervals over events. <a href="method.html">How it is scored</a> says what the columns '
-        "mean.</p>",
+        'are 95% intervals over events. <a href="method.html">How it is scored</a> says what the '
+        "columns mean.</p>",
         _skipped(skipped),
         _filters(boards) if boards else "<p>There are no entries yet.</p>",
         *(_board(board) for board in boards),
