@@ -1,11 +1,12 @@
 # make demo   set up .venv, then simulate a population and an intervention on it
 # make test   set up .venv, then run the tests
 # make lint   ruff and mypy
+# make docs   set up .venv, then build the documentation into site/
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test lint docs clean
 
 setup: .venv/.installed-all
 
@@ -30,5 +31,13 @@ lint: setup
 test: setup
 	$(BIN)/python -m pytest
 
+.venv/.installed-docs: .venv/.installed-all
+	$(PIP) -e '.[docs]'
+	@touch $@
+
+docs: .venv/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "site/index.html; with its search: $(BIN)/python -m http.server -d site"
+
 clean:
-	rm -rf .venv runs build *.egg-info
+	rm -rf .venv runs build site *.egg-info
