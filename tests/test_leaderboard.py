@@ -638,10 +638,11 @@ def test_a_true_entry_is_reproduced_step_by_step(entry, capsys):
     assert found["entry"] == hashlib.sha256((entry / "entry.json").read_bytes()).hexdigest()
     for each in found["found"]:
         assert len(each["runs"]) == 5  # of six
-        assert each["step_by_step"]
-        assert each["actions"] == each["same_texts"] == each["same_labels"] == [48] * 5
-        assert each["same_steps"] == each["steps"] == [6] * 5
-        assert each["relabelled"] == [48] * 5
+        assert each["steps"] == {"compared": [6] * 5, "same": [6] * 5}
+        assert each["relabelled"] == {"compared": [48] * 5, "same": [48] * 5}
+        for name in ("texts", "labels"):
+            assert each[name]["compared"] == each[name]["same"]
+            assert min(each[name]["compared"]) > 30  # silent in both is not counted
         assert each["likelihood"] < 1e-12
     assert "verified: toy, toy-deaf" in capsys.readouterr().out
 
@@ -649,13 +650,15 @@ def test_a_true_entry_is_reproduced_step_by_step(entry, capsys):
 def test_a_true_entry_is_reproduced_freely_and_with_private_texts(secret, data):
     code, found = verify(secret, "--data", str(data))  # the texts beside it are found
     assert code == 0
-    assert all(each["step_by_step"] for each in found["found"])
+    assert all(each["texts"]["same"] for each in found["found"])
     shutil.rmtree(secret.with_name("secret.private"))
     code, found = verify(secret, "--data", str(data), "--methods", "toy", "--fraction", "1")
     assert code == 0
     assert found["methods"] == {"toy": True}
-    assert [each["same_texts"] for each in found["found"]] == [None]
-    assert found["found"][0]["same_labels"] == [48] * 4
+    assert [each["texts"] for each in found["found"]] == [None]
+    labels = found["found"][0]["labels"]
+    assert labels["same"] == labels["compared"]
+    assert len(labels["same"]) == 4
 
 
 def test_labels_that_were_drawn_anew_are_found(entry, secret, data):
@@ -827,7 +830,7 @@ def test_verified_belongs_to_one_version_of_an_entry(entry, tmp_path, capsys):
     verify(entry)
     site = build(tmp_path / "site", entry)
     assert {r["verified"] for r in rows(site) if r["kind"] == "method"} == {True}
-    assert "whole steps 30 of 30" in next(v for k, v in site.items() if "entries" in k).decode()
+    assert "steps 30 of 30" in next(v for k, v in site.items() if "entries" in k).decode()
     change(entry, machine="1 CPU cores (x86_64), Python 3.11.7")
     site = build(tmp_path / "site", entry)
     assert {r["verified"] for r in rows(site) if r["kind"] == "method"} == {None}

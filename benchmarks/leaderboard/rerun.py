@@ -30,13 +30,14 @@ from mfenv.dynamics.engine import label_rows
 from mfenv.dynamics.process import MeanFieldProcess, advance, replay, warm_up
 from mfenv.dynamics.records import StepRecord
 from mfenv.errors import MfenvError
-from mfenv.labels import Labels
+from mfenv.labels import SILENT_REPOST, Labels
 from mfenv.noise import generator
 
 __all__ = [
     "MIN_RUNS",
     "Agreement",
     "Choice",
+    "Share",
     "draw",
     "plans_of",
     "real_agreement",
@@ -65,21 +66,42 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
-    """How far runs that were played again are what the journals say. Arrays are by run."""
+class Share:
+    """How many things of each run agree, of those that could differ; arrays ``(runs,)``.
 
-    step_by_step: bool
-    actions: NDArray[np.int64]
-    """Compared actions."""
-    same_labels: NDArray[np.int64]
-    """Of them those with the same eight labels."""
-    same_texts: NDArray[np.int64] | None
-    """Of them those with the same text; ``None`` where the entry's texts are not at hand."""
-    steps: NDArray[np.int64]
-    same_steps: NDArray[np.int64]
+    A silent repost in both is no evidence and is left out: where most people are silent, anybody's
+    journal would agree.
+    """
+
+    compared: NDArray[np.int64]
+    same: NDArray[np.int64]
+
+    @property
+    def total(self) -> float:
+        """Over all runs; 1 where there was nothing to compare."""
+        compared = int(self.compared.sum())
+        return int(self.same.sum()) / compared if compared else 1.0
+
+    @property
+    def worst(self) -> float:
+        """Of the run that agrees least."""
+        some = self.compared > 0
+        return float((self.same[some] / self.compared[some]).min()) if some.any() else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How far runs that were played again are what the journals say."""
+
+    labels: Share
+    """Actions with the same eight labels."""
+    texts: Share | None
+    """Actions with the same text; ``None`` where the entry's texts are not at hand, and the runs
+    were played freely instead of step by step."""
+    steps: Share
     """Steps all of whose texts, the mean field's included, have the journal's hash."""
-    relabelled: NDArray[np.int64] | None
-    """Actions whose recorded text gets the recorded labels from the annotator."""
+    relabelled: Share | None
+    """Recorded texts that get the recorded labels from the annotator."""
     tokens: tuple[int, int]
     """Prompt and written tokens, recorded and of the rerun."""
 
@@ -257,11 +279,13 @@ def rerun(entry: Entry, plan: Plan, choice: Choice, texts: Path | None) -> Agree
         for start in range(0, len(choice.runs), WORLDS)
     ]
     merged: dict[str, Any] = {}
-    for name in ("actions", "same_labels", "same_texts", "steps", "same_steps", "relabelled"):
-        values = [getattr(part, name) for part in parts]
-        merged[name] = None if values[0] is None else np.concatenate(values)
+    for name in ("labels", "texts", "steps", "relabelled"):
+        shares = [getattr(part, name) for part in parts]
+        merged[name] = None if shares[0] is None else Share(
+            np.concatenate([s.compared for s in shares]), np.concatenate([s.same for s in shares])
+        )  # fmt: skip
     tokens = tuple(np.sum([part.tokens for part in parts], axis=0).tolist())
-    return Agreement(texts is not None, tokens=tokens, **merged)
+    return Agreement(tokens=tokens, **merged)
 
 
 def _rerun(
@@ -278,10 +302,12 @@ def _rerun(
     hashes = [played.texts[choice.method][place] for place in places]
     processes = [process_of(plan, task) for task in tasks]
     warm_up(processes)
-    found = {
-        name: np.zeros(len(runs), dtype=np.int64)
-        for name in ("actions", "same_labels", "same_texts", "steps", "same_steps", "relabelled")
-    }
+    tallies = {name: np.zeros((2, len(runs)), dtype=np.int64)
+               for name in ("labels", "texts", "steps", "relabelled")}  # fmt: skip
+
+    def tally(name: str, run: int, compared: int, same: int) -> None:
+        tallies[name][:, run] += compared, same
+
     tokens = 0
     step = 0
     while not processes[0].done:
@@ -290,23 +316,37 @@ def _rerun(
         for r, ((case, seed), record) in enumerate(zip(runs, made, strict=True)):
             first = int(record.agents[0]) - facts.warmup
             recorded = labels[r][first : first + len(record.agents)]
-            found["actions"][r] += len(recorded)
-            found["same_labels"][r] += int((record.labels == recorded).all(axis=1).sum())
-            found["steps"][r] += 1
-            found["same_steps"][r] += text_hash(case, seed, record) == hashes[r][step]
+            tally("labels", r, *_same_labels(recorded, record.labels))
+            tally("steps", r, 1, text_hash(case, seed, record) == hashes[r][step])
             tokens += record.prompt_tokens + record.completion_tokens
             if not written:
                 continue
             was = written[case, seed, record.step]
-            pairs = zip(record.texts, was.actions, strict=True)
-            found["same_texts"][r] += sum(a == b for a, b in pairs)
-            found["relabelled"][r] += _relabelled(processes[r], was.actions, recorded)
+            tally("texts", r, *_same_texts(was.actions, record.texts))
+            again = _labels(processes[r], was.actions)
+            tally("relabelled", r, len(again), int((again == recorded).all(axis=1).sum()))
             replay(processes[r], _record(record, was, recorded))
         step += 1
     spent = sum(int(played.tokens[choice.method][place].sum()) for place in places)
-    if not written:
-        found |= {"same_texts": None, "relabelled": None}  # type: ignore[dict-item]
-    return Agreement(bool(written), tokens=(spent, tokens), **found)
+    shares = {name: Share(*x) for name, x in tallies.items()}
+    return Agreement(
+        labels=shares["labels"],
+        texts=shares["texts"] if written else None,
+        steps=shares["steps"],
+        relabelled=shares["relabelled"] if written else None,
+        tokens=(spent, tokens),
+    )
+
+
+def _same_labels(a: Labels, b: Labels) -> tuple[int, int]:
+    same = (a == b).all(axis=1)
+    silent = same & (a == SILENT_REPOST).all(axis=1)
+    return int((~silent).sum()), int((same & ~silent).sum())
+
+
+def _same_texts(a: Sequence[str], b: Sequence[str]) -> tuple[int, int]:
+    pairs = [(x, y) for x, y in zip(a, b, strict=True) if x.strip() or y.strip()]
+    return len(pairs), sum(x == y for x, y in pairs)
 
 
 def _record(made: StepRecord, was: Written, labels: Labels) -> StepRecord:
@@ -314,11 +354,11 @@ def _record(made: StepRecord, was: Written, labels: Labels) -> StepRecord:
     return replace(made, texts=tuple(was.actions), labels=labels, mean_field=was.mean_field)
 
 
-def _relabelled(process: MeanFieldProcess, texts: Sequence[str], labels: Labels) -> int:
-    """How many recorded texts get the recorded labels."""
+def _labels(process: MeanFieldProcess, texts: Sequence[str]) -> Labels:
+    """Labels ``(n, 8)`` of texts, from the process's annotator."""
     event = process.event
     rows = [(event.topic, text, event.language) for text in texts]
-    return int((np.array(label_rows(process.annotator, rows)) == labels).all(axis=1).sum())
+    return np.array(label_rows(process.annotator, rows))
 
 
 def rescore(entry: Entry, plan: Plan, choices: Sequence[Choice]) -> dict[str, float]:

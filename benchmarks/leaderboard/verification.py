@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.fidelity.entry import read_json
-from benchmarks.leaderboard.rerun import Agreement
+from benchmarks.leaderboard.rerun import Agreement, Share
 from mfenv.errors import MfenvError
 
 __all__ = [
@@ -35,16 +35,20 @@ FORMAT = "mfenv-verified/1"
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How much of a rerun must agree."""
+    """How much of a rerun must agree. Shares leave out what is silent on both sides."""
 
-    texts: float = 0.8
+    texts: float = 0.7
     """Actions with the same text and actions with the same eight labels, in every run that is
     rerun step by step."""
-    free_labels: float = 0.8
-    """Actions with the same eight labels, in every run that is rerun freely."""
+    free_labels: float = 0.6
+    """Actions with the same eight labels, over all runs that are rerun freely."""
+    free_worst: float = 0.2
+    """The same in every one of them."""
+    slack: int = 6
+    """Actions of a run that may differ in any case: some runs have few that are not silent."""
     relabelled: float = 0.99
     """Recorded texts that get the recorded labels, and real reactions that do."""
-    likelihood: float = 0.01
+    likelihood: float = 0.001
     """Largest relative difference of a case's likelihood."""
     tokens: float = 0.05
     """Largest relative difference of the tokens of all runs."""
@@ -92,59 +96,71 @@ def failures(agreement: Agreement, likelihood: float | None, rule: Rule = RULE) 
     Every single run has to agree, so that a few forged ones are not hidden among many.
     """
     found = []
-    shares = {"labels": agreement.same_labels / agreement.actions}
-    least = rule.free_labels
-    if agreement.same_texts is not None:
-        shares["texts"] = agreement.same_texts / agreement.actions
-        least = rule.texts
-    for name, share in shares.items():
-        if (bad := np.flatnonzero(share < least)).size:
+    if agreement.texts is not None:
+        found += _runs("texts", agreement.texts, rule.texts, rule)
+        found += _runs("labels", agreement.labels, rule.texts, rule)
+    else:
+        if agreement.labels.total < rule.free_labels:
             found.append(
-                f"{bad.size} of {share.size} runs have too few of the same {name}: "
-                f"{share.min():.1%} in the worst, {least:.0%} needed"
+                f"{agreement.labels.total:.0%} of the actions have the same labels, "
+                f"{rule.free_labels:.0%} needed"
             )
-    if agreement.relabelled is not None:
-        share = agreement.relabelled.sum() / agreement.actions.sum()
-        if share < rule.relabelled:
-            found.append(
-                f"the annotator gives {share:.1%} of the recorded texts their labels, "
-                f"{rule.relabelled:.0%} needed"
-            )
+        found += _runs("labels", agreement.labels, rule.free_worst, rule)
+    if agreement.relabelled is not None and agreement.relabelled.total < rule.relabelled:
+        found.append(
+            f"the annotator gives {agreement.relabelled.total:.1%} of the recorded texts their "
+            f"labels, {rule.relabelled:.0%} needed"
+        )
     was, now = agreement.tokens
     if abs(now - was) > rule.tokens * max(was, 1):
         found.append(f"{now:,} tokens in the rerun, {was:,} in the entry")
     if likelihood is not None and not likelihood <= rule.likelihood:
         found.append(
-            f"a case's likelihood differs by {likelihood:.2%}, {rule.likelihood:.0%} allowed"
+            f"a case's likelihood differs by {likelihood:.2%}, {rule.likelihood:.1%} allowed"
         )
     return found
 
 
+def _runs(name: str, share: Share, least: float, rule: Rule) -> list[str]:
+    wrong = share.compared - share.same
+    bad = int((wrong > np.maximum(rule.slack, (1 - least) * share.compared)).sum())
+    if not bad:
+        return []
+    return [
+        f"{bad} of {share.same.size} runs have too few of the same {name}: {share.worst:.0%} in "
+        f"the worst, {least:.0%} needed"
+    ]
+
+
 def in_words(agreement: Agreement, likelihood: float | None) -> str:
     """What was found of one method, in one line."""
-    total = int(agreement.actions.sum())
-    parts = [
-        f"{agreement.actions.size} runs {'step by step' if agreement.step_by_step else 'freely'}",
-        f"same labels {agreement.same_labels.sum():,} of {total:,} actions",
+    shares = {
+        "labels": agreement.labels,
+        "texts": agreement.texts,
+        "whole steps": agreement.steps,
+        "labels of recorded texts": agreement.relabelled,
+    }
+    mode = "freely" if agreement.texts is None else "step by step"
+    parts = [f"{agreement.labels.same.size} runs {mode}; the same"] + [
+        f"{name} {share.same.sum():,} of {share.compared.sum():,}"
+        for name, share in shares.items()
+        if share is not None
     ]
-    if agreement.same_texts is not None and agreement.relabelled is not None:
-        parts.append(f"same texts {agreement.same_texts.sum():,}")
-        parts.append(f"recorded texts with their labels {agreement.relabelled.sum():,}")
-    parts.append(f"whole steps {agreement.same_steps.sum():,} of {agreement.steps.sum():,}")
     if likelihood is not None:
         parts.append(f"likelihood within {likelihood:.1e}")
-    return ", ".join(parts)
+    return ", ".join(parts).replace("; the same,", "; the same:")
 
 
 def as_json(agreement: Agreement, likelihood: float | None) -> dict[str, Any]:
-    """An agreement as JSON values: a number for each run."""
-    arrays = {
-        name: None if (x := getattr(agreement, name)) is None else x.tolist()
-        for name in ("actions", "same_labels", "same_texts", "steps", "same_steps", "relabelled")
+    """An agreement as JSON values: two numbers for each run."""
+    shares = {
+        name: None
+        if (share := getattr(agreement, name)) is None
+        else {"compared": share.compared.tolist(), "same": share.same.tolist()}
+        for name in ("labels", "texts", "steps", "relabelled")
     }
     return {
-        "step_by_step": agreement.step_by_step,
-        **arrays,
+        **shares,
         "tokens": list(agreement.tokens),
         "likelihood": likelihood if likelihood is None or np.isfinite(likelihood) else "other",
     }
