@@ -231,6 +231,9 @@ def export_adapter(trainer: Trainer, folder: Path) -> None:
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text())
     config["target_modules"] = sorted(config["target_modules"])  # PEFT holds a set
+    base = config["base_model_name_or_path"]
+    if base and Path(base).is_dir():  # somebody's disk is no business of whoever gets the adapter
+        config["base_model_name_or_path"] = Path(base).name
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
