@@ -104,11 +104,13 @@ def sft(backbone: Backbone, sampling: Sampling | None = None, folder: str = "") 
 def ib_tune(backbone: Backbone, sampling: Sampling | None = None, folder: str = "") -> Method:
     """Both models tuned by ``mfenv train ib-tune``, whose result ``folder`` holds.
 
-    Where it kept no tuned policy model, the policy model is the backbone's.
+    Where it kept no tuned policy model, the policy model is the backbone's. Without a folder it is
+    what comes with the package for this backbone.
     """
     from agents.backbones.adapters import adapted
     from agents.learned import has_policy
 
+    folder = folder or _shipped(backbone)
     field, one = _tuned_mean_field(backbone, folder)
     if not has_policy(folder):
         return Method("ib-tune", _policy(backbone, sampling), field, one)
@@ -165,6 +167,12 @@ def _tuned_mean_field(backbone: Backbone, folder: str) -> tuple[MeanFieldModel, 
 
     tuned, revision = adapted(backbone, _inside(folder, MEAN_FIELD.name), MEAN_FIELD)
     return BackboneMeanField(tuned), revision
+
+
+def _shipped(backbone: Backbone) -> str:
+    """The folder that comes with the package for this backbone; "" if there is none."""
+    path = Path(__file__).resolve().parent / "weights" / f"ib-tune-{backbone.name}"
+    return str(path) if path.is_dir() else ""
 
 
 def _inside(folder: str, part: str) -> str:

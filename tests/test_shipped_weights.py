@@ -11,9 +11,10 @@ from agents.backbones.embedded import WEIGHTS
 from agents.policy import BackbonePolicy
 from benchmarks.response import model_effects
 from mfenv.distributions import shares
-from mfenv.dynamics.assemble import build_annotator, build_backbone
+from mfenv.dynamics.assemble import build_annotator, build_backbone, make_method
 from mfenv.dynamics.mean_field_text import parse_shares, render
 from mfenv.dynamics.models import ActionRequest
+from mfenv.errors import MfenvError
 from mfenv.events.synthetic.generator import SyntheticSociety
 from mfenv.interventions import Intervention, Kind, encode_action
 from mfenv.labels import NAMES, SLICES
@@ -36,6 +37,7 @@ def test_all_weights_keep_to_their_budget():
     for name in SHIPPED:
         assert (WEIGHTS / name / "model.safetensors").stat().st_size <= 8 * MEGABYTE
     assert sum(size[name] for name in SHIPPED) <= 16 * MEGABYTE
+    assert sum(size.values()) <= 25 * MEGABYTE
     allowed = {".safetensors", ".json", ".md"}
     assert {f.suffix for f in WEIGHTS.rglob("*") if f.is_file()} <= allowed
 
@@ -48,6 +50,18 @@ def test_each_has_a_card_and_says_how_it_is_asked(name):
     assert "mfenv train backbone" in card
     assert "Limits" in card
     assert build_backbone(name).describe()["name"] == name
+
+
+def test_the_tuned_mean_field_model_is_found_by_its_backbone():
+    tuned = make_method("ib-tune", build_backbone("weibo-s"))
+    plain = make_method("mf", build_backbone("weibo-s"))
+    assert tuned.policy == plain.policy  # the same requests, so one call for both
+    assert tuned.mean_field != plain.mean_field
+    with pytest.raises(MfenvError, match="make one: mfenv train ib-tune"):
+        make_method("ib-tune", build_backbone("embedded-en"))
+    config = json.loads((WEIGHTS / "ib-tune-weibo-s/mean-field/adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "weibo-s"  # and no folder of a disk
+    assert "Limits" in (WEIGHTS / "ib-tune-weibo-s" / "README.md").read_text(encoding="utf-8")
 
 
 def _act(name, language, mean_field, notices=(), n=192):
