@@ -26,6 +26,7 @@ __all__ = [
     "describe_folder",
     "has_policy",
     "training_of",
+    "write_card",
 ]
 
 _FILE = "mfenv.json"
@@ -63,6 +64,37 @@ def describe_folder(
         sort_keys=True,
     )
     (folder / _FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def write_card(folder: Path, what: str, kind: Kind, figures: str) -> None:
+    """Write ``README.md`` beside what was learned: what it is, how it was made, its figures.
+
+    ``figures`` are those of held-out actions in words; "" if none were measured.
+    """
+    found = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+    backbone, training = found["backbone"], found["training"]
+    rows = [f"| {name} | {value} |" for name, value in sorted(training.items())]
+    lines = [
+        f"# {kind.name.capitalize()} for {backbone.get('name')}",
+        "",
+        f"{what}, made by `mfenv train {kind.method}`; use it with the method `{kind.method}:DIR` "
+        f"on the backbone {backbone.get('name')} ({backbone.get('revision')}).",
+        "",
+        "| setting | |",
+        "|---|---|",
+        *rows,
+        "",
+        "## What was measured",
+        "",
+        *(["```", figures, "```"] if figures else ["Nothing: no validation events were given."]),
+        "",
+        "## Limits",
+        "",
+        "Good for the backbone, language and kind of event that it was trained on, as far as the "
+        "figures above go. Licence: that of the backbone and of the training data.",
+        "",
+    ]
+    (folder / "README.md").write_text("\n".join(lines), encoding="utf-8")
 
 
 def check_folder(folder: str, kind: Kind, backbone: Backbone) -> tuple[Path, str]:

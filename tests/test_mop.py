@@ -212,6 +212,8 @@ def test_the_command_and_the_method(tmp_path, capsys):
     argv += ["--exemplars", "2", "--actions", "20", "--out", str(tmp_path / "mop")]
     assert main(argv) == 0
     assert f"--method mop:{tmp_path / 'mop/personas'}" in capsys.readouterr().out
+    card = (tmp_path / "mop/personas/README.md").read_text(encoding="utf-8")
+    assert "NLL of 9 held-out actions" in card
     figures = json.loads((tmp_path / "mop/validation.json").read_text())
     assert list(figures) == ["state", "mop, uniform weights", "mop"]
     method = f"mop:{tmp_path / 'mop/personas'}"

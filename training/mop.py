@@ -25,7 +25,7 @@ from sklearn.cluster import KMeans
 from sklearn.feature_extraction.text import HashingVectorizer
 
 from agents.backbones.base import Backbone
-from agents.learned import PERSONAS, check_folder, describe_folder
+from agents.learned import PERSONAS, check_folder, describe_folder, write_card
 from agents.personas import (
     N_FEATURES,
     Persona,
@@ -336,6 +336,7 @@ def run(args: argparse.Namespace) -> int:
             args.validation, seed=args.seed, cap=args.cap, limit=args.validation_actions
         )
     backbone = build_backbone(args.backbone)
+    words = ""
     with RunLock(args.out):
         folder = train(backbone, events, settings, args.out)
         if held is not None:
@@ -356,6 +357,10 @@ def run(args: argparse.Namespace) -> int:
                 held,
             )
             (args.out / "validation.json").write_text(json.dumps(figures, indent=1) + "\n")
-            print(told(figures, len(held)))
+            words = told(figures, len(held))
+            print(words)
+        write_card(
+            folder, "Personas, gates and exemplars, which are texts of events", PERSONAS, words
+        )
     print(f"trained: {folder}; use it: --backbone {args.backbone} --method mop:{folder}")
     return 0

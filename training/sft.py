@@ -27,7 +27,7 @@ from trl import SFTConfig, SFTTrainer
 
 from agents.backbones.adapters import adapted, local, same_weights
 from agents.backbones.hugging_face import HuggingFaceBackbone
-from agents.learned import ADAPTER, Kind, describe_folder
+from agents.learned import ADAPTER, Kind, describe_folder, write_card
 from agents.methods import mf
 from agents.policy import BackbonePolicy
 from agents.prompts import REACTION_CHARACTERS, clip
@@ -295,6 +295,7 @@ def run(args: argparse.Namespace) -> int:
     if args.validation is not None:
         unseen = _actions(args, args.validation, args.validation_actions)
     backbone = local(build_backbone(args.backbone))
+    words = ""
     with one_run(args.out):
         folder = train(backbone, chosen(backbone), settings, args.out, method=args.method)
         if unseen is not None:
@@ -306,7 +307,9 @@ def run(args: argparse.Namespace) -> int:
             }
             figures = held_out(scored, held)
             (args.out / "validation.json").write_text(json.dumps(figures, indent=1) + "\n")
-            print(told(figures, len(held)))
+            words = told(figures, len(held))
+            print(words)
+        write_card(folder, "A PEFT LoRA adapter of a policy model", ADAPTER, words)
     print(f"trained: {folder}; use it: --backbone {args.backbone} --method sft:{folder}")
     return 0
 
