@@ -22,7 +22,7 @@ from agents.light_mean_field import (
 from mfenv.dynamics.models import MeanFieldModel, PolicyModel
 
 if TYPE_CHECKING:
-    from agents.backbones.sampling import Sampling
+    from agents.backbones.sampling_parameters import Sampling
 
 __all__ = [
     "Method",
@@ -55,7 +55,7 @@ def mf(backbone: Backbone, sampling: Sampling | None = None) -> Method:
 
     The mean field has sampling parameters of its own, except that it is greedy with the actions.
     """
-    from agents.backbones.sampling import PRESETS
+    from agents.backbones.sampling_parameters import PRESETS
     from agents.mean_field import BackboneMeanField
 
     policy = _policy(backbone, sampling)
