@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agents.backbones.base import Backbone, Generation
-from agents.backbones.sampling import PRESETS, Sampling
+from agents.backbones.sampling_parameters import PRESETS, Sampling
 from mfenv.dynamics.models import SummaryRequest, SummaryResult
+from mfenv.errors import MfenvError
 from mfenv.noise import NoiseKey
 
 __all__ = ["BackboneMeanField"]
@@ -22,6 +23,14 @@ class BackboneMeanField:
 
     backbone: Backbone
     sampling: Sampling = DEFAULT
+
+    def __post_init__(self) -> None:
+        # A backbone that can only act says so, before a run has begun.
+        if not getattr(self.backbone, "summarises", True):
+            raise MfenvError(
+                f"backbone {self.backbone.name!r} writes actions but no mean field; use a method "
+                f"that has none written: mf-counted, state, recent or popular"
+            )
 
     def summarise(self, requests: Sequence[SummaryRequest]) -> list[SummaryResult]:
         """Return m_{t+1} in the order of the requests."""

@@ -23,7 +23,7 @@ from mfenv.dynamics.models import MeanFieldModel, PolicyModel
 from mfenv.errors import MfenvError
 
 if TYPE_CHECKING:
-    from agents.backbones.sampling import Sampling
+    from agents.backbones.sampling_parameters import Sampling
 
 __all__ = [
     "Method",
@@ -56,7 +56,7 @@ def mf(backbone: Backbone, sampling: Sampling | None = None) -> Method:
 
     The mean field has sampling parameters of its own, except that it is greedy with the actions.
     """
-    from agents.backbones.sampling import PRESETS
+    from agents.backbones.sampling_parameters import PRESETS
     from agents.mean_field import BackboneMeanField
 
     policy = _policy(backbone, sampling)

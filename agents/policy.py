@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agents.backbones.base import Backbone, Score
-from agents.backbones.sampling import Sampling
+from agents.backbones.sampling_parameters import Sampling
 from agents.prompts import REACTION_CHARACTERS, clip
 from mfenv.dynamics.models import ActionRequest, ActionResult
 from mfenv.noise import NoiseKey

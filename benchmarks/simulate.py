@@ -495,7 +495,7 @@ class Pair:
 
 def sampling_parameters(name: str) -> str:
     """Sampling by name, with its parameters: what a journal must have in common to go on."""
-    from agents.backbones.sampling import preset
+    from agents.backbones.sampling_parameters import preset
 
     return f"{name}: {preset(name)}"
 
@@ -504,7 +504,7 @@ def build_methods(methods: Sequence[str], backbone: str, sampling: str) -> dict[
     """The methods on one backbone by their short names, with sampling parameters by name."""
     chosen = None
     if sampling != SAMPLINGS[0]:  # a backbone's own sampling is ancestral
-        from agents.backbones.sampling import preset
+        from agents.backbones.sampling_parameters import preset
 
         chosen = preset(sampling).policy
     made = build_backbone(backbone)

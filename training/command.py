@@ -16,6 +16,7 @@ _JOBS = Jobs(
         "ib-tune": ("training.ib_tune.command", "mean-field and policy model, by IB-Tune"),
         "mop": ("training.mop", "personas and their gates, for the method mop"),
         "sft": ("training.sft", "an adapter that is fine-tuned on real reactions"),
+        "ngram": ("training.ngram", "an n-gram model as a backbone, counted on NumPy alone"),
         "opinions": ("training.opinions", "how opinions move, from people who come back"),
     },
 )

@@ -28,9 +28,9 @@ def local(backbone: Backbone) -> HuggingFaceBackbone:
     if isinstance(backbone, HuggingFaceBackbone):
         return backbone
     raise MfenvError(
-        f"backbone {backbone.name!r} is not a model in this process, so it takes no adapter; use "
-        f"hf:PATH, or let the server load the adapter and use it as a backbone of its own with "
-        f"the method 'state'"
+        f"backbone {backbone.name!r} is no Hugging Face model in this process, so it takes no "
+        f"adapter; use hf:PATH, or let the server load the adapter and use it as a backbone of its "
+        f"own with the method 'state'"
     )
 
 

@@ -10,7 +10,7 @@ from mfenv.errors import ModelError
 from mfenv.noise import NoiseKey
 
 if TYPE_CHECKING:
-    from agents.backbones.sampling import Sampling
+    from agents.backbones.sampling_parameters import Sampling
     from agents.prompts import PromptFormat
     from mfenv.dynamics.mean_field_text import Grammar
 

@@ -39,7 +39,7 @@ from agents.backbones.openai_wire import (
 )
 from agents.backbones.response_cache import ResponseCache
 from agents.backbones.retries import Ask, GaveUpError, RetryPolicy, TemporaryError, ask_all
-from agents.backbones.sampling import Sampling
+from agents.backbones.sampling_parameters import Sampling
 from agents.prompts import END, ChatPrompts, PromptFormat, TaggedPrompts
 from mfenv.dynamics.mean_field_text import Grammar
 from mfenv.errors import MfenvError, ModelError

@@ -8,7 +8,15 @@ up to the state. Topics, posts and profiles are untrusted data (:mod:`agents.pro
 
 from agents.prompts.chat import ChatPrompts, label_words
 from agents.prompts.format import PromptFormat
-from agents.prompts.tagged import ACT, END, PAD, SPECIAL_TOKENS, TaggedPrompts
+from agents.prompts.tagged import (
+    ACT,
+    END,
+    PAD,
+    SPECIAL_TOKENS,
+    PolicyParts,
+    TaggedPrompts,
+    policy_parts,
+)
 from agents.prompts.untrusted import REACTION_CHARACTERS, clip, neutralise
 
 __all__ = [
@@ -18,9 +26,11 @@ __all__ = [
     "REACTION_CHARACTERS",
     "SPECIAL_TOKENS",
     "ChatPrompts",
+    "PolicyParts",
     "PromptFormat",
     "TaggedPrompts",
     "clip",
     "label_words",
     "neutralise",
+    "policy_parts",
 ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from agents.prompts.untrusted import (
     REACTION_CHARACTERS,
@@ -14,7 +16,7 @@ from mfenv.dynamics.mean_field_text import QUOTES, Grammar, exposed, grammar, ph
 from mfenv.dynamics.models import ActionRequest, SummaryRequest
 from mfenv.states import UNKNOWN, join, opinion_text
 
-__all__ = ["ACT", "END", "PAD", "SPECIAL_TOKENS", "TaggedPrompts"]
+__all__ = ["ACT", "END", "PAD", "SPECIAL_TOKENS", "PolicyParts", "TaggedPrompts", "policy_parts"]
 
 TOPIC, NOTICE, MEAN_FIELD, STATE, ACT = "<|topic|>", "<|notice|>", "<|mf|>", "<|state|>", "<|act|>"
 OBSERVED, SEPARATOR, SUMMARY = "<|obs|>", "<|sep|>", "<|sum|>"
@@ -30,6 +32,12 @@ SPECIAL_TOKENS: tuple[str, ...] = (
     OBSERVED,
     SEPARATOR,
     SUMMARY,
+)
+
+_PART = r"((?:[^<]|<(?!\|))*)"  # text cannot hold the beginning of a tag
+_POLICY = re.compile(
+    f"{re.escape(TOPIC)}{_PART}(?:{re.escape(NOTICE)}{_PART})?"
+    f"{re.escape(MEAN_FIELD)}{_PART}{re.escape(STATE)}{_PART}{re.escape(ACT)}"
 )
 
 # The small models were trained without opinions and do not read the words for them, but the English
@@ -49,6 +57,25 @@ _SAYINGS = {
         )
     )
 }
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyParts:
+    """What stands in a policy prompt."""
+
+    topic: str
+    notices: str
+    mean_field: str
+    state: str
+
+
+def policy_parts(prompt: str) -> PolicyParts | None:
+    """Read a prompt of :meth:`TaggedPrompts.policy_prompt` back; ``None`` for any other text.
+
+    The parts cannot hold a tag, so there is one reading.
+    """
+    found = _POLICY.fullmatch(prompt)
+    return None if found is None else PolicyParts(*(part or "" for part in found.groups()))
 
 
 class TaggedPrompts:

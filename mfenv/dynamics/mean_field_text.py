@@ -27,6 +27,7 @@ __all__ = [
     "grammar",
     "parse_shares",
     "phrases",
+    "quotations",
     "render",
     "telling",
     "with_shares",
@@ -177,6 +178,11 @@ def parse_shares(text: str) -> NDArray[np.float64] | None:
         if found:
             return normalise(result)
     return None
+
+
+def quotations(text: str) -> list[str]:
+    """The telling reactions that a rendered mean field quotes, in order."""
+    return re.findall(f"{QUOTES[0].strip()}([^{QUOTES[1]}\n]*){QUOTES[1]}", text)
 
 
 def telling(reactions: Sequence[Reaction]) -> list[str]:
