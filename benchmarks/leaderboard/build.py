@@ -10,6 +10,7 @@ import argparse
 import json
 import shutil
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -56,14 +57,16 @@ def run(args: argparse.Namespace) -> int:
                 f"{folder}: {problem}; mfenv leaderboard validate shows all of it, --skip-invalid "
                 f"leaves such entries out"
             )
-    part = args.site.with_name(args.site.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    for name, text in site(submissions, skipped).items():
-        path = part / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", errors="replace", newline="\n")
-    shutil.rmtree(args.site, ignore_errors=True)
-    part.replace(args.site)
+    files = site(submissions, skipped)
+    args.site.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".site-", dir=args.site.parent) as scratch:
+        part = Path(scratch) / "site"
+        for name, text in files.items():
+            path = part / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8", errors="replace", newline="\n")
+        shutil.rmtree(args.site, ignore_errors=True)
+        part.replace(args.site)
     print(f"{args.site / 'index.html'}: {len(submissions)} entries")
     return 0
 

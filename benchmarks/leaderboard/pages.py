@@ -231,7 +231,7 @@ def _row(row: Row, axis: _Axis, priced: bool) -> str:
     kind = {"method": "", "baseline": "baseline", "floor": "floor-row"}[row.kind]
     name = (
         f'<a href="entries/{row.entry}.html">{escape(_cut(row.backbone, 60))}</a>'
-        f'<span class="sub">{escape(_cut(row.revision, 18))}</span>'
+        f'<span class="sub">{escape(_cut(row.revision, 16))}</span>'
         if method
         else "no model"
     )
