@@ -273,6 +273,7 @@ def test_with_a_mean_field_it_reads_what_the_backbone_writes(weights, tmp_path, 
     argv = ["train", "sft", "--backbone", f"hf:{weights}", "--train", events, "--method", "mf"]
     argv += ["--validation", events, "--out", str(out), "--steps", "4", "--r", "4", "--batch", "4"]
     assert main(argv) == 0
+    assert "NLL of" in (out / "adapter/README.md").read_text(encoding="utf-8")
     figures = json.loads((out / "validation.json").read_text())
     assert list(figures) == ["mf", "sft"]
     assert figures["mf"]["difference_per_action"] == 0
