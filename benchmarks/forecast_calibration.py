@@ -386,9 +386,23 @@ def _verdict(result: Mapping[str, Any]) -> list[str]:
             clear = gap["low"] > 0 or gap["high"] < 0
             lines[-1] += (
                 f" Against {PERSISTENCE} with the same bands {_show(gap, sign='+')} "
-                f"({'clear' if clear else 'not clear: the interval includes 0'})."
+                f"({_word(clear)})."
+            )
+    turns = result["turns"]
+    for name, row in turns["methods"].items():
+        gap = row["brier_minus_persistence"]
+        if name != PERSISTENCE:
+            clear = gap["low"] > 0 or gap["high"] < 0
+            lines.append(
+                f"Turning points by {name}: Brier score {_show(row['brier'])}, against "
+                f"{PERSISTENCE} {_show(gap, sign='+')} ({_word(clear)}); always saying the "
+                f"base rate has {turns['brier_of_base_rate']:.4f}."
             )
     return lines
+
+
+def _word(clear: bool) -> str:
+    return "clear" if clear else "not clear: the interval includes 0"
 
 
 def _markdown(result: Mapping[str, Any], title: str) -> str:
@@ -465,7 +479,7 @@ def _markdown(result: Mapping[str, Any], title: str) -> str:
                 for name, row in rows.items()
             ),
             "",
-            "The second column takes persistence with smoothed bands from either.",
+            "The second column compares all with persistence with smoothed bands.",
             "",
             "## Probability integral transform",
             "",
