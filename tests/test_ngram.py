@@ -27,7 +27,7 @@ from agents.backbones.vocabulary import END, Vocabulary, pieces
 from agents.methods import ib_tune_mean_field, mf, mf_counted
 from agents.policy import BackbonePolicy
 from agents.prompts import TaggedPrompts
-from mfenv.dynamics.assemble import build_backbone
+from mfenv.dynamics.assemble import build_annotator, build_backbone
 from mfenv.dynamics.mean_field_text import quotations, render
 from mfenv.dynamics.models import ActionRequest
 from mfenv.errors import MfenvError
@@ -623,10 +623,9 @@ def test_the_shipped_english_one_writes_the_societys_sentences():
         for i in range(300)
     ]
     texts = [a.text for a in BackbonePolicy(loaded).act(requests)]
-    from mfenv.events.synthetic.annotator import ExactAnnotator
-
-    _, exact = ExactAnnotator().label_with_coverage([event.topic] * 300, texts, ["en"] * 300)
-    assert exact.mean() > 0.5
+    annotator = build_annotator("exact", event)
+    _, exact = annotator.label_with_coverage([event.topic] * 300, texts, ["en"] * 300)
+    assert exact.mean() > 0.65
     assert len(set(texts)) > 100
 
 
