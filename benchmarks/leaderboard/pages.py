@@ -611,6 +611,7 @@ def method_page() -> str:
 def _rule_in_words() -> dict[str, str]:
     return {
         "texts": f"{100 * RULE.texts:.0f}%",
+        "calibrated": f"{100 * RULE.calibrated:.0f}%",
         "free": f"{100 * RULE.free_labels:.0f}%",
         "relabelled": f"{100 * RULE.relabelled:.0f}%",
         "likelihood": f"{100 * RULE.likelihood:g}%",

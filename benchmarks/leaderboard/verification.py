@@ -40,6 +40,9 @@ class Rule:
     texts: float = 0.7
     """Actions with the same text and actions with the same eight labels, in every run that is
     rerun step by step."""
+    calibrated: float = 0.4
+    """The same for calibrated methods: reactions are chosen jointly, so that one token that fell
+    otherwise changes many."""
     free_labels: float = 0.6
     """Actions with the same eight labels, over all runs that are rerun freely."""
     free_worst: float = 0.2
@@ -90,22 +93,22 @@ def read_verification(path: Path) -> Verification:
     return Verification(value["entry"], value["methods"], value["lines"])
 
 
-def failures(agreement: Agreement, likelihood: float | None, rule: Rule = RULE) -> list[str]:
+def failures(
+    agreement: Agreement, likelihood: float | None, *, calibrated: bool, rule: Rule = RULE
+) -> list[str]:
     """Why a method's runs are not those of the entry; nothing where they are.
 
     Every single run has to agree, so that a few forged ones are not hidden among many.
     """
     found = []
     if agreement.texts is not None:
-        found += _runs("texts", agreement.texts, rule.texts, rule)
-        found += _runs("labels", agreement.labels, rule.texts, rule)
+        least = rule.calibrated if calibrated else rule.texts
+        found += _runs("texts", agreement.texts, least, rule)
+        found += _runs("labels", agreement.labels, least, rule)
+    elif calibrated:
+        found.append("calibrated runs can only be rerun step by step: give --texts")
     else:
-        if agreement.labels.total < rule.free_labels:
-            found.append(
-                f"{agreement.labels.total:.0%} of the actions have the same labels, "
-                f"{rule.free_labels:.0%} needed"
-            )
-        found += _runs("labels", agreement.labels, rule.free_worst, rule)
+        found += _runs("labels", agreement.labels, rule.free_labels, rule, rule.free_worst)
     if agreement.relabelled is not None and agreement.relabelled.total < rule.relabelled:
         found.append(
             f"the annotator gives {agreement.relabelled.total:.1%} of the recorded texts their "
@@ -121,15 +124,22 @@ def failures(agreement: Agreement, likelihood: float | None, rule: Rule = RULE) 
     return found
 
 
-def _runs(name: str, share: Share, least: float, rule: Rule) -> list[str]:
+def _runs(
+    name: str, share: Share, least: float, rule: Rule, worst: float | None = None
+) -> list[str]:
+    """What of a share is too low: over all runs ``least``, in each ``worst`` (the same)."""
+    worst = least if worst is None else worst
+    found = []
+    if share.total < least:
+        found.append(f"{share.total:.0%} of the actions have the same {name}, {least:.0%} needed")
     wrong = share.compared - share.same
-    bad = int((wrong > np.maximum(rule.slack, (1 - least) * share.compared)).sum())
-    if not bad:
-        return []
-    return [
-        f"{bad} of {share.same.size} runs have too few of the same {name}: {share.worst:.0%} in "
-        f"the worst, {least:.0%} needed"
-    ]
+    bad = int((wrong > np.maximum(rule.slack, (1 - worst) * share.compared)).sum())
+    if bad:
+        found.append(
+            f"{bad} of {share.same.size} runs have too few of the same {name}: {share.worst:.0%} "
+            f"in the worst, {worst:.0%} needed"
+        )
+    return found
 
 
 def in_words(agreement: Agreement, likelihood: float | None) -> str:

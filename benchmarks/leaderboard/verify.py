@@ -109,7 +109,8 @@ def run(args: argparse.Namespace) -> int:
         for choice in mine:
             likelihood = scored.get(choice.method)
             agreement = rerun(entry, plan, choice, texts)
-            problems = failures(agreement, likelihood)
+            pair = plan.models[plan.cases[0].group][choice.method]
+            problems = failures(agreement, likelihood, calibrated=pair.calibration is not None)
             wrong[choice.method] += problems
             lines.append(f"{condition}, {choice.method}: {in_words(agreement, likelihood)}")
             lines += [f"{condition}, {choice.method}: {problem}" for problem in problems]
