@@ -31,8 +31,8 @@ from benchmarks.fidelity.lists.__main__ import make_list
 from benchmarks.fidelity.measure import real_labels
 from benchmarks.fidelity.tracks import SPLITS, TRACKS, choose
 from benchmarks.leaderboard.check import check
-from benchmarks.leaderboard.rerun import draw
-from benchmarks.leaderboard.verification import verification_path
+from benchmarks.leaderboard.rerun import Agreement, Share, draw
+from benchmarks.leaderboard.verification import failures, verification_path
 from benchmarks.simulate import sampling_parameters
 from mfenv.cli import main
 from mfenv.distributions import counts
@@ -561,7 +561,7 @@ def test_damage_of_any_kind_is_a_problem_and_nothing_else(entry, tmp_path):
     rng = np.random.default_rng(5)
     names = sorted(p.relative_to(entry).as_posix() for p in entry.rglob("*") if p.is_file())
     whole = {name: (entry / name).read_bytes() for name in names}
-    for trial in range(120):
+    for trial in range(60):
         name = names[rng.integers(len(names))]
         data = bytearray(whole[name])
         kind, at = trial % 3, int(rng.integers(len(data)))
@@ -722,6 +722,37 @@ def test_what_is_drawn_depends_on_the_entry_and_on_the_seed(opened):
     whole = [(case, seed) for case in range(3) for seed in range(2)]
     assert runs("ab" * 32, 0, fraction=1) == [whole, whole]
     assert runs("ab" * 32, 0, methods=["toy-deaf"]) == runs("ab" * 32, 0)[1:]
+
+
+def agreement(same, compared, *, texts=True, tokens=(100, 100), **more):
+    share = Share(np.array(compared), np.array(same))
+    whole = Share(np.array([1]), np.array([1]))
+    return Agreement(**{"labels": share, "texts": share if texts else None, "steps": whole,
+                        "relabelled": whole, "tokens": tokens, **more})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("found", "calibrated", "words"),
+    [
+        (agreement([96, 96, 68], [96, 96, 96]), False, ""),  # 70%, the worst run too
+        (agreement([96, 96, 67], [96, 96, 96]), False, "1 of 3 runs have too few"),
+        (agreement([96, 96, 66], [96, 96, 96]), True, ""),
+        (agreement([60, 60, 60], [96, 96, 96]), False, "62% of the actions have the same texts"),
+        (agreement([96, 96, 37], [96, 96, 96]), True, "39% in the worst, 40% needed"),
+        (agreement([96, 2], [96, 8]), False, ""),  # few are not silent
+        (agreement([96, 1], [96, 8]), False, "1 of 2 runs"),
+        (agreement([0, 0], [0, 0]), False, ""),  # all are silent, as they were
+        (agreement([96, 20], [96, 96], texts=False), False, ""),
+        (agreement([96, 19], [96, 96], texts=False), False, "60% needed"),
+        (agreement([96, 96, 19], [96, 96, 96], texts=False), False, "1 of 3 runs"),
+        (agreement([96], [96], texts=False), True, "only be rerun step by step"),
+        (agreement([96], [96], tokens=(100, 106)), False, "106 tokens in the rerun, 100 in"),
+        (agreement([96], [96], relabelled=Share(np.array([100]), np.array([98]))), False, "98.0%"),
+    ],
+)
+def test_the_rule(found, calibrated, words):
+    text = "; ".join(failures(found, None, calibrated=calibrated))
+    assert (words in text) if words else not text
 
 
 @pytest.mark.parametrize(
