@@ -466,10 +466,14 @@ def _result(prepared: Prepared, manifest: Manifest, scores: dict[str, Any]) -> d
 
 
 def _command(argv: Sequence[str]) -> str:
-    """The command, but for where it writes."""
-    words, skip = ["mfenv", "bench", "fidelity"], False
+    """The command, but for where it writes and where on this disk the data lie."""
+    words, skip, data = ["mfenv", "bench", "fidelity"], False, False
     for word in argv[2:] if list(argv[:2]) == ["bench", "fidelity"] else argv:
+        if data:
+            word = Path(word).name
+        elif word.startswith("--data="):
+            word = "--data=" + Path(word.removeprefix("--data=")).name
         if not skip and not word.startswith(("--out", "--results", "--run")):
             words.append(word)
-        skip = word in ("--out", "--results", "--run")
+        skip, data = word in ("--out", "--results", "--run"), word == "--data"
     return shlex.join(words)
