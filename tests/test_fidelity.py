@@ -157,6 +157,23 @@ def test_an_entry_holds_no_text_of_real_topics_and_gives_the_same_scores(env, da
     np.testing.assert_array_equal(first, np.concatenate([r.labels for r in run if not r.warmup]))
 
 
+def test_a_second_judge_reads_the_same_reactions(env, data, tmp_path):
+    argv = ("--events", 4, "--min-posts", 80, "--judge", "toy-exact", "--judge", "classifier")
+    call(env, "weibo", data, tmp_path, *argv)
+    found = table(tmp_path)
+    same, other = found["judges"]["judge-1"], found["judges"]["judge-2"]
+    # The first judge again: the same labels, so the same figures and no pair the other way round.
+    for method in ("toy", "toy-deaf"):
+        for figure in ("mean", "low", "high"):
+            assert same["kl"][method][figure] == found["kl"][method][figure]
+        assert other["kl"][method]["mean"] != found["kl"][method]["mean"]
+    assert [row["judge"] for row in found["reversed"]] in ([], [other["annotator"]])
+    text = (tmp_path / "results" / "table.md").read_text()
+    assert "## Under another judge" in text
+    assert ("**The ranking depends on the judge**" in text) == bool(found["reversed"])
+    assert load_entry(tmp_path / "out/entry").manifest.judges["judge-2"] == other["annotator"]
+
+
 def test_a_study_changes_one_thing(env, data, tmp_path):
     argv = ("--events", 4, "--min-posts", 100, "--studies", "batch", "--study-methods", "toy")
     call(env, "weibo", data, tmp_path, *argv, "--warmup", 16, "--horizon", 64)
