@@ -263,7 +263,7 @@ def test_simulate_and_fidelity_run_it(weights, adapter, tmp_path, capsys):
     assert main(argv) == 0
     found = json.loads((tmp_path / "r/x.json").read_text())
     assert {"state", "sft"} < set(found["kl"])
-    assert found["methods"][1].startswith("sft@sha256:")
+    assert found["methods"][0].startswith("sft@sha256:")  # by name
     assert found["nll"]["sft"]["minus_baseline_per_token"]["high"] < -1
 
 
