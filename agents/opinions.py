@@ -8,7 +8,7 @@ from pathlib import Path
 from mfenv.dynamics.opinions import OpinionModel, load_opinions
 from mfenv.errors import MfenvError
 
-__all__ = ["DEFAULT", "WEIGHTS", "build_opinions"]
+__all__ = ["DEFAULT", "WEIGHTS", "build_opinions", "shipped"]
 
 DEFAULT = "default"
 WEIGHTS = Path(__file__).resolve().parent / "weights" / "opinions" / "society.safetensors"
@@ -28,3 +28,8 @@ def build_opinions(name: str) -> OpinionModel:
             f"mfenv train opinions wrote"
         )
     return load_opinions(path)
+
+
+def shipped() -> OpinionModel:
+    """The model that comes with the package, which the suffix ``+opinions`` of a method names."""
+    return build_opinions(DEFAULT)

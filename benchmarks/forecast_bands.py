@@ -17,6 +17,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from benchmarks.metrics import turning_points
 from mfenv.labels import DIMENSIONS, Labels, one_hot
 
 __all__ = [
@@ -25,7 +26,6 @@ __all__ = [
     "Inside",
     "Scores",
     "Smoothing",
-    "Turn",
     "TurnChance",
     "band",
     "count_probabilities",
@@ -45,7 +45,6 @@ __all__ = [
     "trailing_counts",
     "turn_after",
     "turn_chance",
-    "turning_points",
 ]
 
 Floats = NDArray[np.float64]
@@ -406,41 +405,6 @@ def redrawn(labels: Labels, batch: int, rng: np.random.Generator) -> Labels:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """Where a curve's trend turns."""
-
-    index: int  # of the extreme value in the curve
-    peak: bool  # a trough otherwise
-
-
-def turning_points(curve: ArrayLike, least: float) -> list[Turn]:
-    """The peaks and troughs of a curve ``(n,)`` that stand out by ``least`` or more, in order.
-
-    A peak is the highest value since the last trough (or the start) where the curve rises to it
-    by ``least`` or more and falls from it by ``least`` or more before it is exceeded; a trough the
-    reverse; of equal values the first. Smaller movements are noise, and the ends are no turns.
-    """
-    values = np.asarray(curve, dtype=float)
-    turns: list[Turn] = []
-    high = low = 0  # highest and lowest value since the last turn
-    trend = 0
-    for i, x in enumerate(values):
-        if x > values[high]:
-            high = i
-        if x < values[low]:
-            low = i
-        if trend >= 0 and values[high] - x >= least - _EPS:
-            if trend > 0:
-                turns.append(Turn(high, True))
-            trend, low = -1, i
-        elif trend <= 0 and x - values[low] >= least - _EPS:
-            if trend < 0:
-                turns.append(Turn(low, False))
-            trend, high = 1, i
-    return turns
-
-
-@dataclass(frozen=True, slots=True)
 class TurnChance:
     """How likely a trend turns within the horizon, by the seeds in which it does."""
 
@@ -457,9 +421,9 @@ def turn_after(curve: ArrayLike, ends: ArrayLike, least: float) -> tuple[int, bo
     in the warm-up only says where the trend comes from.
     """
     places = np.asarray(ends)
-    for turn in turning_points(curve, least):
-        if places[turn.index] >= 0:
-            return int(places[turn.index]), turn.peak
+    for turn in turning_points(curve, width=1, swing=least):
+        if places[turn.step] >= 0:
+            return int(places[turn.step]), turn.direction < 0
     return None
 
 

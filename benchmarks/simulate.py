@@ -36,11 +36,13 @@ from mfenv.dynamics.assemble import (
     check_names,
     make_method,
     method_names,
+    opinions_of_method,
 )
 from mfenv.dynamics.calibration import Calibration
 from mfenv.dynamics.journal import Journal, RunLock, canonical
 from mfenv.dynamics.journal import run as run_journals
 from mfenv.dynamics.models import Annotator, MeanFieldModel, PolicyModel
+from mfenv.dynamics.opinions import OpinionModel
 from mfenv.dynamics.process import MeanFieldProcess, ProcessSettings, real_rollout
 from mfenv.dynamics.records import StepRecord
 from mfenv.errors import MfenvError
@@ -405,7 +407,7 @@ def simulate(
                 pairs[method].mean_field,
                 annotator,
                 simulation.process,
-                opinions,
+                opinions or pairs[method].opinions,
                 pairs[method].calibration,
             )
             process.begin(event, seed)
@@ -481,16 +483,18 @@ def simulate(
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The two models of a method, a hash of what it has learned, and its calibration."""
+    """The two models of a method, a hash of what it has learned, calibration and opinions."""
 
     policy: PolicyModel
     mean_field: MeanFieldModel
     revision: str = ""
     calibration: Calibration | None = None
+    opinions: OpinionModel | None = None
 
     def identity(self, name: str) -> str:
-        """The method's name with the hash: what a run is only continued with."""
-        return f"{name}@{self.revision}" if self.revision else name
+        """The method's name with the hashes: what a run is only continued with."""
+        learned = [self.revision, "" if self.opinions is None else self.opinions.revision]
+        return "@".join([name, *filter(None, learned)])
 
 
 def sampling_parameters(name: str) -> str:
@@ -512,7 +516,13 @@ def build_methods(methods: Sequence[str], backbone: str, sampling: str) -> dict[
     for name, method in method_names(methods).items():
         pair = make_method(method, made, chosen)
         revision = getattr(pair, "revision", "")
-        result[name] = Pair(pair.policy, pair.mean_field, revision, calibration_of(method))
+        result[name] = Pair(
+            pair.policy,
+            pair.mean_field,
+            revision,
+            calibration_of(method),
+            opinions_of_method(method),
+        )
     return result
 
 

@@ -21,7 +21,6 @@ from benchmarks.fidelity import sample
 from benchmarks.forecast import with_drawn_people
 from benchmarks.forecast_bands import (
     Smoothing,
-    Turn,
     band,
     beta_binomial,
     count_probabilities,
@@ -40,9 +39,9 @@ from benchmarks.forecast_bands import (
     trailing_counts,
     turn_after,
     turn_chance,
-    turning_points,
 )
 from benchmarks.forecast_calibration import measure
+from benchmarks.metrics import turning_points
 from mfenv.cli import main
 from mfenv.distributions import shares
 from mfenv.dynamics.journal import read_journal
@@ -221,14 +220,14 @@ def test_redrawn_reactions_stay_in_their_step_and_have_the_noise_of_independent_
 
 def test_turning_points_of_curves_drawn_by_hand():
     hill = [0.1, 0.2, 0.5, 0.5, 0.4, 0.3]
-    assert turning_points(hill, 0.2) == [Turn(2, True)]
-    assert turning_points(hill, 0.25) == []  # falls by 0.2 only
-    assert turning_points([1 - x for x in hill], 0.2) == [Turn(2, False)]
+    assert turning_points(hill, 1, 0.2) == [(2, -1)]
+    assert turning_points(hill, 1, 0.25) == []  # falls by 0.2 only
+    assert turning_points([1 - x for x in hill], 1, 0.2) == [(2, 1)]
     zigzag = [0.5, 0.2, 0.25, 0.18, 0.6, 0.55, 0.62, 0.3]
-    assert turning_points(zigzag, 0.2) == [Turn(3, False), Turn(6, True)]
-    assert turning_points([0.9, 0.2, 0.6, 0.1], 0.2) == [Turn(1, False), Turn(2, True)]
-    assert turning_points(np.linspace(0, 1, 9), 0.1) == []
-    assert turning_points([0.3], 0.1) == turning_points([], 0.1) == []
+    assert turning_points(zigzag, 1, 0.2) == [(3, 1), (6, -1)]
+    assert turning_points([0.9, 0.2, 0.6, 0.1], 1, 0.2) == [(1, 1), (2, -1)]
+    assert turning_points(np.linspace(0, 1, 9), 1, 0.1) == []
+    assert turning_points([0.3], 1, 0.1) == turning_points([], 1, 0.1) == []
     # A turn of the warm-up is none of the horizon's; one where it ends is.
     assert turn_after(hill, [-3, -2, -1, 0, 1, 2], 0.2) is None
     assert turn_after(hill, [-2, -1, 0, 1, 2, 3], 0.2) == (0, True)

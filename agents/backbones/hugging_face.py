@@ -147,12 +147,13 @@ class HuggingFaceBackbone:
         )
 
     def describe(self) -> dict[str, str]:
-        """Name, revision (content hash of local weights, or commit of the hub), size."""
+        """Name, revision (content hash of local weights, or commit of the hub), size, precision."""
         parameters = sum(p.numel() for p in self.model.parameters())
         return {
             "name": self.name,
             "revision": self._revision,
             "parameters": str(parameters),
+            "precision": str(self.model.dtype).removeprefix("torch."),
             "prompts": type(self.prompts).__name__,
         }
 

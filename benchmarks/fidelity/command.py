@@ -23,6 +23,7 @@ import mfenv
 from agents.prompts.fingerprint import prompts_digest
 from benchmarks.fidelity.cases import HALVES, Case, digest, list_digest
 from benchmarks.fidelity.conditions import CORE, STUDIES, Condition, conditions
+from benchmarks.fidelity.diversity import diversity
 from benchmarks.fidelity.entry import (
     CaseFacts,
     ConditionFacts,
@@ -316,6 +317,8 @@ def run(args: argparse.Namespace) -> int:
     scores = score(entry)
     (out / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
     result = _result(prepared, entry.manifest, scores)
+    texts = out if prepared.track.open_text else text_folder(out)
+    result["diversity"] = diversity(entry, prepared.chosen.cases, texts)
     text = markdown(result)
     if args.results is not None:
         backbone = args.backbone or prepared.track.backbone
@@ -362,8 +365,9 @@ def _write(out: Path, prepared: Prepared, scored: dict[tuple[str, str], Any], co
                 yield places[plan.cases[task.case].event.event_id], task.seed, steps
 
         for method in plan.methods:
-            runs[name, method] = runs_of(plan, method)
-            for _, steps in played(plan, method):
+            once = list(runs_of(plan, method))  # a journal is read once
+            runs[name, method] = iter(once)
+            for _, _, steps in once:
                 for record in steps:
                     tokens[0] += len(record.agents)
                     tokens[1] += record.prompt_tokens

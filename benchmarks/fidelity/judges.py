@@ -28,7 +28,7 @@ __all__ = ["confusion_of", "corrected", "relabelled", "under_judges"]
 Floats = NDArray[np.float64]
 
 _STREAM = 7011
-_DRAWS = 400
+_DRAWS = 200
 
 
 @cache

@@ -185,6 +185,7 @@ def process_of(plan: Plan, task: Task, calibrated: bool = True) -> MeanFieldProc
         pair.mean_field,
         plan.annotator,
         plan.condition.process,
+        opinions=pair.opinions,
         calibration=pair.calibration if calibrated else None,
     )
     process.begin(plan.cases[task.case].event, task.seed)

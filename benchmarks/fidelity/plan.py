@@ -94,6 +94,13 @@ def estimate(plan: Plan, probe: int, likelihood: bool) -> Estimate:
     return Estimate(len(tasks), len(tasks) * horizon, tokens[0], tokens[1], seconds)
 
 
+def _duration(seconds: float) -> str:
+    """In the unit that a person would plan with."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def run(args: argparse.Namespace) -> int:
     """Probe every condition and print what it will take."""
     prices = [args.prompt_price, args.completion_price]
@@ -116,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({**rows, "cost": cost}, indent=1))
         return 0
     table = Table(box=box.SIMPLE, title=f"{len(prepared.chosen.cases)} cases of {args.track}")
-    for name in ("condition", "runs", "decisions", "prompt tokens", "written tokens", "hours"):
+    for name in ("condition", "runs", "decisions", "prompt tokens", "written tokens", "time"):
         table.add_column(name, justify="left" if name == "condition" else "right")
     for name, e in {**found, "total": total}.items():
         table.add_row(
@@ -125,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
             f"{e.decisions:,}",
             f"{e.prompt_tokens:,}",
             f"{e.completion_tokens:,}",
-            f"{e.seconds / 3600:.2f}",
+            _duration(e.seconds),
         )
     console = Console()
     console.print(table)

@@ -21,10 +21,10 @@ from benchmarks.fidelity.entry import CaseFacts, Entry, Manifest, Played
 from benchmarks.fidelity.judges import corrected, under_judges
 from benchmarks.metrics import WINDOWS, Interval, block_bootstrap
 from mfenv.distributions import normalise
-from mfenv.labels import DIMENSIONS, Labels, one_hot
+from mfenv.labels import DIMENSIONS, SLICES, Labels, one_hot
 from mfenv.noise import generator
 
-__all__ = ["MIN_DOMAIN", "score"]
+__all__ = ["MIN_DOMAIN", "TURN_STEP", "TURN_SWING", "TURN_TOLERANCE", "score"]
 
 Floats = NDArray[np.float64]
 
@@ -34,6 +34,15 @@ MIN_DOMAIN = 10
 _BOOTSTRAP_STREAM = 7003
 _TRAJECTORY = 16
 """Reactions of one point of a trajectory."""
+
+TURN_STEP, TURN_SWING, TURN_TOLERANCE = 8, 0.2, 2
+"""Turning points: reactions of a step, movement there and back, and steps that count as a hit."""
+
+_TURNING = [
+    SLICES[d.name].start + i
+    for d in DIMENSIONS
+    for i in range(len(d.labels) if len(d.labels) > 2 else 1)  # the second of two mirrors the first
+]
 
 
 def score(entry: Entry) -> dict[str, Any]:
@@ -85,6 +94,7 @@ def _condition(
             else Interval(float(metrics.iqm(values)), math.nan, math.nan)
         )
         row.update(_shapes(played.real, labels[method], groups))
+        row["turning_points"] = _turns(played, labels[method])
     best = summary["ranked"][0]
     summary["improvement"] = {
         f"{best} < {other}": _json(
@@ -205,9 +215,36 @@ def _shapes(real: Labels, simulated: Labels, groups: Sequence[str]) -> dict[str,
     }
 
 
-def _trajectory(labels: Labels) -> Floats:
-    """Shares ``(…, T, 23)`` of labels ``(…, H, 8)``: a point for every 16 reactions, 3 at least."""
-    width = min(_TRAJECTORY, labels.shape[-2] // len(WINDOWS))
+def _turns(played: Played, simulated: Labels) -> dict[str, float | None]:
+    """Turning points after the warm-up: how many of the real ones are hit, and how late.
+
+    ``hit`` of the real ones, ``true`` of the simulated ones, ``delay`` of the hits in steps of
+    ``TURN_STEP`` reactions; ``real`` of them in a run, over all labels.
+    """
+    warm = played.warmup[:, len(played.warmup[0]) % TURN_STEP :]  # whole steps, up to the horizon
+    true = _trajectory(np.concatenate([warm, played.real], axis=1), TURN_STEP)
+    past = np.broadcast_to(warm, (len(simulated), *warm.shape))
+    made = _trajectory(np.concatenate([past, simulated], axis=2), TURN_STEP)
+    found = metrics.reversals(
+        true[..., _TURNING],
+        made[..., _TURNING],
+        TURN_TOLERANCE,
+        swing=TURN_SWING,
+        start=warm.shape[1] // TURN_STEP,
+    ).total()
+    hits, misses, alarms = (int(x) for x in (found.hits, found.misses, found.false_alarms))
+    runs = len(simulated) * len(played.real)
+    return {
+        "hit": round(hits / (hits + misses), 4) if hits + misses else None,
+        "true": round(hits / (hits + alarms), 4) if hits + alarms else None,
+        "delay": round(float(found.delay), 4) if hits else None,
+        "real": round((hits + misses) / runs, 4),
+    }
+
+
+def _trajectory(labels: Labels, reactions: int = _TRAJECTORY) -> Floats:
+    """Shares ``(…, T, 23)`` of labels ``(…, H, 8)``: a point for each step, 3 at least."""
+    width = min(reactions, labels.shape[-2] // len(WINDOWS))
     n = labels.shape[-2] // width
     hot = one_hot(labels[..., : n * width, :])
     shares: Floats = hot.reshape(*labels.shape[:-2], n, width, hot.shape[-1]).mean(axis=-2)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.compare import FLOOR
-from benchmarks.metrics import WINDOWS
+from benchmarks.fidelity.scores import TURN_STEP, TURN_SWING, TURN_TOLERANCE
+from benchmarks.metrics import WIDTH, WINDOWS
 from mfenv.labels import DIMENSIONS
 
 __all__ = ["markdown", "show"]
@@ -161,6 +162,53 @@ def _distance_table(result: Mapping[str, Any]) -> list[str]:
             + " | ".join(f"{result['kl'][name][key]['mean']:.4f}" for key in _OTHER)
             + " |"
             for name in result["ranked"]
+        ),
+        "",
+        *_turn_table(result),
+        *_diversity_table(result),
+    ]
+
+
+def _turn_table(result: Mapping[str, Any]) -> list[str]:
+    turns = {name: result["kl"][name]["turning_points"] for name in result["ranked"]}
+    real = next(iter(turns.values()))["real"]
+    return [
+        f"Turning points of the shares after the warm-up (a movement of {TURN_SWING:g} there and "
+        f"back, in a moving average over {WIDTH} steps of {TURN_STEP} reactions; {real:.1f} in a "
+        f"real population, over all labels). A hit is one of the same direction at most "
+        f"{TURN_TOLERANCE} steps away; those of a population without any trend are chance.",
+        "",
+        "| | real ones hit | simulated ones that are real | delay of the hits, steps |",
+        "|---|---|---|---|",
+        *(
+            f"| {name} | {_share(row['hit'])} | {_share(row['true'])} | "
+            + ("" if row["delay"] is None else f"{row['delay']:+.2f}")
+            + " |"
+            for name, row in turns.items()
+        ),
+        "",
+    ]
+
+
+def _share(x: float | None) -> str:
+    return "" if x is None else f"{x:.0%}"
+
+
+def _diversity_table(result: Mapping[str, Any]) -> list[str]:
+    if not result.get("diversity"):
+        return []
+    names = {"distinct_1": "distinct-1", "distinct_2": "distinct-2", "self_bleu": "self-BLEU"}
+    return [
+        "How varied the texts of a run are (characters in Chinese, words elsewhere), mean over "
+        "runs; the last row is what the real people wrote:",
+        "",
+        f"| | {' | '.join(names.values())} |",
+        "|---|" + "---|" * len(names),
+        *(
+            f"| {name} | "
+            + " | ".join(f"{row[key]:.4f}" if key in row else "" for key in names)
+            + " |"
+            for name, row in result["diversity"].items()
         ),
         "",
     ]

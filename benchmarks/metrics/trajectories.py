@@ -149,13 +149,15 @@ def reversals(
     tolerance: int,
     width: int = WIDTH,
     swing: float = SWING,
+    start: int = 0,
 ) -> Reversals:
     """Compare the :func:`turning_points` of trajectories ``(..., T, k)``; arrays ``(..., k)``.
 
     A real and a simulated turning point of one direction and at most ``tolerance`` steps apart can
     be paired, each once and in their order in time. Of all pairings that with the most pairs
-    counts, and of those the one with the least delays. The shares of a dimension with two labels
-    mirror each other: take one of them.
+    counts, and of those the one with the least delays. Turning points before the step ``start`` (in
+    a past that both share) say where the trend comes from and are not compared. The shares of a
+    dimension with two labels mirror each other: take one of them.
     """
     if tolerance < 0:
         raise ValueError(f"tolerance must not be negative, got {tolerance}")
@@ -165,7 +167,8 @@ def reversals(
     for each in (x, y):
         found = np.empty(each.shape[:-1], dtype=object)
         for index in np.ndindex(found.shape):
-            found[index] = turning_points(each[index], width, swing)
+            every = turning_points(each[index], width, swing)
+            found[index] = [point for point in every if point.step >= start]
         points.append(np.broadcast_to(found, shape))
     hits, misses, alarms = (np.zeros(shape, dtype=np.int64) for _ in range(3))
     delay = np.full(shape, np.nan)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol, get_type_hints
 
@@ -27,6 +28,7 @@ __all__ = [
     "check_names",
     "make_method",
     "method_names",
+    "opinions_of_method",
 ]
 
 AUTO = "auto"
@@ -48,14 +50,37 @@ class ModelPair(Protocol):
 
 
 _CALIBRATED = re.compile(r"\+cal(?:\+[^+/:]*)*$")
+_OPINIONS = "+opinions"
 
 
-def _parts(method: str) -> tuple[str, str, str]:
-    """Name, argument (after a colon) and calibration (from ``+cal`` on) of a method."""
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What a method's name says: ``NAME[:ARGUMENT][+opinions][+cal…]``."""
+
+    head: str
+    argument: str
+    opinions: str
+    calibration: str
+
+
+def _parts(method: str) -> _Parts:
     match = _CALIBRATED.search(method)
     calibration = "" if match is None else match[0]
-    head, _, argument = method.removesuffix(calibration).partition(":")
-    return head, argument, calibration
+    rest = method.removesuffix(calibration)
+    opinions = _OPINIONS if rest.endswith(_OPINIONS) else ""
+    head, _, argument = rest.removesuffix(opinions).partition(":")
+    return _Parts(head, argument, opinions, calibration)
+
+
+def opinions_of_method(method: str) -> OpinionModel | None:
+    """The opinion model that a method asks for by its suffix: ``mf+opinions``, ``mf+opinions+cal``.
+
+    It is the one that comes with the package (entry point ``default`` of ``mfenv.opinions``).
+    """
+    if not _parts(method).opinions:
+        return None
+    model: OpinionModel = plugins.load("mfenv.opinions", "default")()
+    return model
 
 
 def calibration_of(method: str) -> Calibration | None:
@@ -64,7 +89,7 @@ def calibration_of(method: str) -> Calibration | None:
     ``mf+cal`` has the default settings, ``mf+cal+candidates=8+fading=0`` others. Raises
     ``MfenvError`` with what is allowed.
     """
-    calibration = _parts(method)[2]
+    calibration = _parts(method).calibration
     if not calibration:
         return None
     kinds = get_type_hints(Calibration)
@@ -97,7 +122,7 @@ def check_names(*, backbone: str, method: str, annotator: str) -> None:
     calibration_of(method)
     for group, name in (
         ("mfenv.backbones", backbone.partition(":")[0]),
-        ("mfenv.methods", _parts(method)[0]),
+        ("mfenv.methods", _parts(method).head),
         ("mfenv.annotators", annotator.partition(":")[0]),
     ):
         if annotator == AUTO and group == "mfenv.annotators":
@@ -126,7 +151,8 @@ def build_backbone(name: str) -> Any:
 def build_method(method: str, backbone: str) -> ModelPair:
     """The policy and mean-field model of a method on a backbone, both by name.
 
-    A calibration is no part of them, see :func:`calibration_of`. Equal names give the same models,
+    A calibration is no part of them, nor is an opinion model, see :func:`calibration_of` and
+    :func:`opinions_of_method`. Equal names give the same models,
     so that :func:`mfenv.dynamics.process.advance` hands the requests of many processes to them in
     one call.
     """
@@ -138,8 +164,8 @@ def make_method(method: str, backbone: Any, sampling: Any = None) -> ModelPair:
 
     ``sampling`` are the policy model's parameters where the backbone's own are not wanted.
     """
-    head, argument, _ = _parts(method)
-    colon = ":" in method
+    parts = _parts(method)
+    head, argument, colon = parts.head, parts.argument, ":" in method
     factory = plugins.load("mfenv.methods", head)
     if colon and len(inspect.signature(factory).parameters) < 3:
         raise MfenvError(f"method {head!r} takes no argument, {argument!r} was given; use {head}")
@@ -153,7 +179,7 @@ def method_names(methods: Sequence[str]) -> dict[str, str]:
 
     An argument (after a colon) is left out; methods that are then the same are numbered.
     """
-    heads = [head + calibration for head, _, calibration in map(_parts, methods)]
+    heads = [x.head + x.opinions + x.calibration for x in map(_parts, methods)]
     names: dict[str, str] = {}
     for i, (head, method) in enumerate(zip(heads, methods, strict=True)):
         several = heads.count(head) > 1
@@ -195,6 +221,6 @@ def build_process(
         pair.mean_field,
         build_annotator(annotator, event),
         settings,
-        opinions,
+        opinions or opinions_of_method(method),
         calibration_of(method),
     )
