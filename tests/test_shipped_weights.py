@@ -22,7 +22,7 @@ from mfenv.noise import NoiseKey
 from mfenv.states import UNKNOWN, state_text
 
 MEGABYTE = 1_000_000
-SHIPPED = ("embedded-en", "weibo-s")
+SHIPPED = ("embedded-en", "embedded-en-xs", "weibo-s")
 HIGH = 2
 
 

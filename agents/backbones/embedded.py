@@ -7,7 +7,7 @@ from pathlib import Path
 from agents.backbones.hugging_face import HuggingFaceBackbone
 from mfenv.errors import MfenvError
 
-__all__ = ["WEIGHTS", "embedded_en", "weibo_s"]
+__all__ = ["WEIGHTS", "embedded_en", "embedded_en_xs", "weibo_s"]
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 
@@ -25,6 +25,11 @@ def _shipped(name: str) -> HuggingFaceBackbone:
 def embedded_en() -> HuggingFaceBackbone:
     """English, trained on the synthetic society. The default everywhere."""
     return _shipped("embedded-en")
+
+
+def embedded_en_xs() -> HuggingFaceBackbone:
+    """English, a fifth of the size of ``embedded-en``, trained on the synthetic society."""
+    return _shipped("embedded-en-xs")
 
 
 def weibo_s() -> HuggingFaceBackbone:

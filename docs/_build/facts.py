@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 _MARK = re.compile(r"^<!-- facts: (\w+) ?(.*?) -->$", flags=re.M)
-_CARDS = ("embedded-en", "weibo-s", "opinions", "annotator")
+_WEIGHTS = ROOT / "agents" / "weights"
+_CARDS = sorted(card.parent.name for card in _WEIGHTS.glob("*/README.md"))
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -32,8 +33,9 @@ def on_files(files: Files, config: Any) -> Files:
         text = path.read_text(encoding="utf-8")
         files.append(File.generated(config, f"results/{path.name}", content=text))
     for name in _CARDS:
-        text = (ROOT / "agents" / "weights" / name / "README.md").read_text(encoding="utf-8")
+        text = (_WEIGHTS / name / "README.md").read_text(encoding="utf-8")
         text = text.replace("../../../benchmarks/results/", "../results/")
+        text = re.sub(r"\.\./([\w-]+)/README\.md", r"\1.md", text)
         files.append(File.generated(config, f"models/{name}.md", content=text))
     return files
 
