@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from agents.backbones.hugging_face import HuggingFaceBackbone
 from agents.prompts import ChatPrompts, neutralise
+from agents.prompts.fingerprint import prompts_digest
 from mfenv.distributions import UNIFORM
 from mfenv.dynamics.models import ActionRequest, Reaction, SummaryRequest
 from mfenv.labels import SILENT_REPOST
@@ -130,3 +131,18 @@ def test_neutralise_leaves_no_token_behind():
     assert not any(t in text for t in tokens if not t.isspace())
     assert neutralise("plain", []) == "plain"
     assert text.replace(" ", "") == "x<a>b<<a>a>>a><a"
+
+
+def test_the_fingerprint_is_of_what_prompts_say(monkeypatch):
+    prompts_digest.cache_clear()
+    first = prompts_digest()
+    prompts_digest.cache_clear()
+    assert prompts_digest() == first
+    # Any word of any prompt changes it.
+    plain = ChatPrompts.prior_prompt
+    monkeypatch.setattr(
+        ChatPrompts, "prior_prompt", lambda self, *args: plain(self, *args).replace(" ", "  ", 1)
+    )
+    prompts_digest.cache_clear()
+    assert prompts_digest() != first
+    prompts_digest.cache_clear()

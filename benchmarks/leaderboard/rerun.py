@@ -161,7 +161,7 @@ def plans_of(
     groups = list(dict.fromkeys(case.group for case in cases))
     backbones = {group: name.replace("{event}", group) for group in groups}
     described = [build_backbone(each).describe() for each in dict.fromkeys(backbones.values())]
-    if described != [dict(model) for model in manifest.backbone]:
+    if not _are_those(manifest.backbone, described):
         raise MfenvError(f"the entry's backbone is {_models(manifest.backbone)}, {name} is "
                          f"{_models(described)}; give --backbone")  # fmt: skip
     labeller = build_annotator(annotator, cases[0].event)
@@ -254,6 +254,17 @@ def _method_names(entry: Entry, methods: Sequence[str] | None) -> dict[str, str]
             f"--methods, such as {','.join(m + ':DIR' if m in learned else m for m in known)}"
         )
     return chosen
+
+
+def _are_those(stated: Sequence[Mapping[str, str]], found: Sequence[Mapping[str, str]]) -> bool:
+    """Whether models are what an entry states of them, name and revision at least.
+
+    What a later version says beside that, an earlier one's entry does not state.
+    """
+    return len(stated) == len(found) and all(
+        {"name", "revision"} <= {*one} and all(other.get(k) == v for k, v in one.items())
+        for one, other in zip(stated, found, strict=True)
+    )
 
 
 def _models(models: Sequence[Mapping[str, str]]) -> str:

@@ -283,7 +283,7 @@ def _tune_mean_field(
     described = {
         **_settings(settings),
         "method": "ib-tune",
-        "histories": _digest(histories["prompt"]),
+        "examples": _digest(histories["prompt"]),
         "backbone": backbone.describe(),
     }
     check_settings(folder, described)
