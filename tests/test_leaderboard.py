@@ -760,6 +760,12 @@ def test_the_rule(found, calibrated, words):
     [
         ({"backbone": [{"name": "hf:evil/model"}]}, (), "is not loaded by itself: give --backbone"),
         ({"backbone": [{"name": "toy", "revision": "2"}]}, (), "toy 2, toy is toy 1"),
+        ({"backbone": [{"name": "toy"}]}, (), "toy ?, toy is toy 1"),
+        (
+            {"backbone": [{"name": "toy", "revision": "1", "precision": "bfloat16"}]},
+            (),
+            "the entry's backbone is toy 1",
+        ),
         ({"prompts": "0" * 64}, (), "made with other prompts"),
         ({"data": {"file": "f", "sha256": "0" * 64}}, (), "the entry was made with f"),
         ({}, ("--methods", "state"), "state is none of the entry's: toy, toy-deaf"),
