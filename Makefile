@@ -29,7 +29,7 @@ lint: setup
 	$(BIN)/mypy
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 .venv/.installed-docs: .venv/.installed-all
 	$(PIP) -e '.[docs]'
