@@ -277,6 +277,8 @@ def test_killed_and_repeated_it_gives_the_same_table(env, data, tmp_path):
         assert not (killed / "results").exists()
     result = subprocess.run(line, capture_output=True, text=True, env=env, cwd=ROOT, timeout=120)
     assert result.returncode == 0, result.stderr
+    scores = [folder / "out" / "entry" / "scores.json" for folder in (whole, killed)]
+    assert scores[0].read_bytes() == scores[1].read_bytes()
     apart = ("seconds", "command")
     assert {k: v for k, v in table(killed).items() if k not in apart} == {
         k: v for k, v in table(whole).items() if k not in apart

@@ -437,6 +437,11 @@ def _result(prepared: Prepared, manifest: Manifest, scores: dict[str, Any]) -> d
     core = manifest.conditions[CORE]
     chosen = prepared.chosen
     names = {digest(case.group): case.group for case in chosen.cases}
+    studies = {
+        name: {**row, "seconds": round(manifest.conditions[name].usage.seconds, 1)}
+        for name, row in scores["studies"].items()
+    }
+    scores = {**scores, "studies": studies}
     if "per_group" in scores:
         scores = {
             **scores,
@@ -461,6 +466,7 @@ def _result(prepared: Prepared, manifest: Manifest, scores: dict[str, Any]) -> d
             "seeds": len(manifest.seeds),
             "sampling": core.sampling.partition(":")[0],
         },
+        "seconds": round(core.usage.seconds, 1),
         "backbone": list(manifest.backbone),
         "methods": list(core.methods.values()),
         "annotator": manifest.annotator,

@@ -116,8 +116,7 @@ def _condition(
     )
     summary["judges"], summary["reversed"] = _judged(played, manifest, summary, groups)
     summary["cases"] = {"count": len(cases), "groups": len(set(groups))}
-    usage = manifest.conditions[name].usage
-    summary["decisions"], summary["seconds"] = usage.decisions, round(usage.seconds, 1)
+    summary["decisions"] = manifest.conditions[name].usage.decisions
     return summary
 
 
