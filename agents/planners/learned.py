@@ -71,7 +71,7 @@ class LearnedPlanner:
             width = self._lstm[1].shape[1]
         self._layers = [
             tuple(_take(weights, f"mlp_extractor.policy_net.{i}.{n}") for n in _LINEAR)
-            for i in range(0, 2 * sum("policy_net" in key for key in weights) // 2, 2)
+            for i in range(0, sum("policy_net" in key for key in weights), 2)  # tanh between
         ]
         self._layers.append(tuple(_take(weights, f"action_net.{n}") for n in _LINEAR))
         self._check(width)
@@ -151,10 +151,13 @@ class LearnedPlanner:
     def _check(self, width: int) -> None:
         """Refuse weights whose shapes do not chain from 63 observed numbers to 19 logits."""
         hidden = self._lstm[1].shape[1] if self._lstm else 0
+        expected: list[tuple[tuple[int, ...], tuple[int, ...]]]
         expected = [(a.shape, (_N_OBSERVED,)) for a in (self._mean, self._scale)]
         if self._lstm:
-            shapes = ((4 * hidden, _N_OBSERVED), (4 * hidden, hidden), (4 * hidden,), (4 * hidden,))
-            expected += [(a.shape, s) for a, s in zip(self._lstm, shapes, strict=True)]
+            gates = 4 * hidden
+            shapes: list[tuple[int, ...]]
+            shapes = [(gates, _N_OBSERVED), (gates, hidden), (gates,), (gates,)]
+            expected += zip((a.shape for a in self._lstm), shapes, strict=True)
         for weight, bias in self._layers:
             expected += [(weight.shape, (bias.size, width)), (bias.shape, (bias.size,))]
             width = bias.size

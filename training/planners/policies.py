@@ -44,7 +44,8 @@ class Standardised(BaseFeaturesExtractor):  # type: ignore[misc]
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
         """Standardise ``(K, 63)``."""
-        return (observations - self.mean) * self.scale
+        standard: torch.Tensor = (observations - self.mean) * self.scale
+        return standard
 
 
 def observed_moments(

@@ -29,6 +29,7 @@ from training.folders import check_settings, in_one_move
 from training.planners.card import write_card
 from training.planners.checkpoints import Progress, load_checkpoint, save_checkpoint
 from training.planners.policies import actor_weights, forget, make_model, observed_moments
+from training.planners.redrawn import RedrawnWarmup
 from training.planners.settings import PlannerSettings
 from training.planners.validation import Uplift, Validation, make_lanes
 
@@ -38,7 +39,7 @@ RESULT = "planner"
 """The folder of the result inside ``--out``, which ``sb3:DIR`` takes."""
 
 _ROLLOUT_STREAM, _MOMENTS_STREAM = 7433, 7434
-_DEFAULT_HORIZON = 16
+_DEFAULT_HORIZON, _DEFAULT_BATCH = 16, 16  # the environments'
 _MOMENT_STEPS = 64
 
 
@@ -63,7 +64,7 @@ def train(
     steps = math.ceil(given.get("n_steps", 2 * horizon) / horizon) * horizon
     model = make_model(
         settings.algo,
-        VecMonitor(lanes),
+        VecMonitor(RedrawnWarmup(lanes, int(settings.environment.get("batch", _DEFAULT_BATCH)))),
         {**given, "n_steps": steps},
         moments=moments,
         seed=settings.seed,
