@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import gymnasium
 import numpy as np
 import pytest
 import yaml
@@ -211,7 +210,7 @@ def test_moments_are_those_of_what_is_observed():
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_shipped_hyperparameters_are_accepted_by_sb3(algo):
     read = read_hyperparameters(algo, "surrogate")
-    env = gymnasium.make("mfenv:MFLLM-Society-v0")
+    env = make_lanes(ENVIRONMENT, read.num_envs)
     moments = (np.zeros(63, np.float32), np.ones(63, np.float32))
     model = make_model(algo, env, read.sb3, moments=moments, seed=0)
     assert model.gamma == 1.0
@@ -231,7 +230,7 @@ def test_mistakes_are_told(trained, config, tmp_path, capsys):
         "default: {n_steps: -3}": "n_steps: -3 is not allowed",
         "default: {clip_range: often}": "clip_range: 'often' is not allowed",
         "default: {nsteps: 3}": "'nsteps' is no setting; allowed: n_envs",
-        "default: {policy_kwargs: dict(net_arch=[8])}": "policy_kwargs: allowed: a mapping",
+        "default: {policy_kwargs: 'dict(net_arch=[8])'}": "policy_kwargs: allowed: a mapping",
         "Other-v0: {n_steps: 3}": "no hyper-parameters under 'MFLLM-Society-v0' or 'default'",
         "default: {policy: CnnPolicy}": "policy: 'CnnPolicy' is not allowed",
         "- [": "not YAML",
