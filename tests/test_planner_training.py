@@ -173,6 +173,24 @@ def test_a_planner_never_chooses_what_is_masked(trained):
             assert masks[np.arange(200), actions].all(), algo
 
 
+def test_a_lane_forgets_where_its_episode_begins(trained):
+    planner = LearnedPlanner.load(trained["recurrent-ppo"] / "planner")
+    planner.reset(np.arange(2))
+    x = np.random.default_rng(1).random((3, 2, 63), dtype=np.float32)
+    masks = np.ones((2, N_ACTIONS), dtype=bool)
+    x[0, :, 54] = 0.0
+    for observation in x[:2]:
+        planner.act(observation, masks)
+    again = x[2].copy()
+    again[0, 54] = 0.0  # the first lane's next episode
+    planner.act(again, masks)
+    fresh = LearnedPlanner.load(trained["recurrent-ppo"] / "planner")
+    fresh.reset(np.arange(2))
+    fresh.act(again, masks)
+    np.testing.assert_allclose(planner.logits(x[2])[0], fresh.logits(x[2])[0], atol=1e-6)
+    assert abs(planner.logits(x[2])[1] - fresh.logits(x[2])[1]).max() > 1e-6
+
+
 def test_the_first_observation_is_redrawn_and_the_rest_is_not():
     plain, env = make_lanes(ENVIRONMENT, 64), RedrawnWarmup(make_lanes(ENVIRONMENT, 64), 16)
     for e in (plain, env):

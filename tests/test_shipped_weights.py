@@ -172,7 +172,7 @@ def test_the_shipped_planner_does_less_harm_than_a_schedule():
         planner.reset(np.arange(112))
         total = np.zeros(112)
         for _ in range(16):
-            masks = COSTS <= info["budget_left"][:, None] + 1e-9
+            masks = info["budget_left"][:, None] + 1e-9 >= COSTS
             actions = {
                 "none": np.zeros(112, dtype=np.int64),
                 "schedule": np.where(masks[:, check], check, 0),

@@ -35,6 +35,7 @@ SHIPPED = Path(__file__).resolve().parent.parent / "weights"
 
 WEIGHTS_FILE, _DESCRIPTION = "planner.safetensors", "planner.json"
 _KIND = "sb3-planner"
+_TIME = OBSERVATION_SLICES["time"].start
 _N_OBSERVED = max(where.stop for where in OBSERVATION_SLICES.values())
 _SAMPLING_STREAM = 7431  # first word of keys of noise
 _MAKE_ONE = "make one: mfenv train planner --out DIR, then use DIR/planner"
@@ -108,7 +109,14 @@ class LearnedPlanner:
         self._begin()
 
     def act(self, observation: Floats, masks: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """Actions ``(K,)`` for observations ``(K, 63)``, none of them masked by ``(K, 19)``."""
+        """Actions ``(K,)`` for observations ``(K, 63)``, none of them masked by ``(K, 19)``.
+
+        An observation at time 0 begins an episode: what a lane remembers is forgotten.
+        """
+        self._step += 1
+        beginning = observation[:, _TIME] <= 0
+        self._step[beginning] = 0
+        self._hidden[beginning], self._cell[beginning] = 0.0, 0.0
         logits = self.logits(observation)
         allowed = masks if self._masked else np.ones_like(masks)
         logits = np.where(allowed, logits, -np.inf)
@@ -117,7 +125,6 @@ class LearnedPlanner:
         else:
             odds = np.exp(logits - logits.max(axis=1, keepdims=True))
             chosen = categorical(odds, uniform(_SAMPLING_STREAM, self._seeds, self._step))
-        self._step += 1
         affordable = np.take_along_axis(masks, chosen[:, None], axis=1)[:, 0]
         return np.asarray(np.where(affordable, chosen, 0), dtype=np.int64)
 
@@ -134,7 +141,7 @@ class LearnedPlanner:
     # -- inside ----------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        self._step = 0
+        self._step = np.full(len(self._seeds), -1, dtype=np.int64)
         hidden = self._lstm[1].shape[1] if self._lstm else 0
         self._hidden = np.zeros((len(self._seeds), hidden), dtype=np.float32)
         self._cell = np.zeros_like(self._hidden)

@@ -30,12 +30,17 @@ Floats = NDArray[np.float32]
 def redraw(
     shares: NDArray[np.float64], batch: int, rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Shares ``(K, 23)`` of ``batch`` reactions that are drawn from shares ``(K, 23)``."""
+    """Shares ``(K, 23)`` of ``batch`` reactions that are drawn from shares ``(K, 23)``.
+
+    A dimension without any shares has none afterwards.
+    """
     drawn = np.empty_like(shares)
     for where in SLICES.values():
         odds = np.clip(shares[:, where], 0.0, None)
-        odds = odds / odds.sum(axis=1, keepdims=True)
-        drawn[:, where] = rng.multinomial(batch, odds) / batch
+        total = odds.sum(axis=1, keepdims=True)
+        known = total > 0
+        odds = np.where(known, odds / np.where(known, total, 1.0), 1.0 / odds.shape[1])
+        drawn[:, where] = rng.multinomial(batch, odds) / batch * known
     return drawn
 
 

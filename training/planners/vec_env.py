@@ -91,7 +91,12 @@ class GymnasiumVecEnv(VecEnv):  # type: ignore[misc]
         return observations, np.asarray(rewards, dtype=np.float32), dones, lanes
 
     def action_masks(self) -> NDArray[np.bool_]:
-        """What each lane's budget can still pay, ``(num_envs, 19)``."""
+        """What each lane's budget can still pay, ``(num_envs, 19)``.
+
+        As the environment says, or by ``budget_left`` where it says nothing.
+        """
+        if hasattr(self.env, "action_masks"):
+            return np.asarray(self.env.action_masks(), dtype=np.bool_)
         if not isinstance(self.action_space, Discrete) or self.action_space.n != N_ACTIONS:
             raise MfenvError(
                 f"action masks need actions of the form Discrete({N_ACTIONS}), not "
