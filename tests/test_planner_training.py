@@ -24,10 +24,12 @@ from training.planners.policies import actor_weights, make_model, observed_momen
 from training.planners.redrawn import RedrawnWarmup
 from training.planners.settings import (
     ALGORITHMS,
+    PlannerSettings,
     environment_arguments,
     read_hyperparameters,
     validation_arguments,
 )
+from training.planners.train import train
 from training.planners.validation import make_lanes
 
 ROOT = Path(__file__).parent.parent
@@ -44,12 +46,12 @@ HYPERPARAMETERS = {
 UPDATES = 6
 
 
-def command(out, algo="maskable-ppo", config=None, updates=UPDATES, **more):
-    """The arguments of a small training, evaluated after every second rollout."""
+def command(out, algo="maskable-ppo", config=None, updates=UPDATES, every=128, **more):
+    """The arguments of a small training; a rollout has 64 steps."""
     given = {**ENVIRONMENT, **more}
     words = ["train", "planner", "--algo", algo, "--out", str(out)]
     words += ["--horizon", str(given.pop("horizon")), "--budget", str(given.pop("budget"))]
-    words += ["--timesteps", str(64 * updates), "--evaluate-every", "128", "--episodes", "12"]
+    words += ["--timesteps", str(64 * updates), "--evaluate-every", str(every), "--episodes", "12"]
     for name, value in given.items():
         words += ["--env", f"{name}={json.dumps(value)}"]
     words += ["--validate", f"event_ids={json.dumps(IDS)}", "--validate", "split=train"]
@@ -82,7 +84,7 @@ def files(out):
     return {str(p.relative_to(out)): p.read_bytes() for p in kept}
 
 
-@pytest.mark.parametrize("algo", ALGORITHMS)
+@pytest.mark.parametrize("algo", ["ppo", "maskable-ppo"])
 def test_killed_and_resumed_it_ends_as_the_undisturbed_run(algo, trained, config, tmp_path):
     out = tmp_path / "out"
     words = command(out, algo, config)
@@ -105,6 +107,23 @@ def test_killed_and_resumed_it_ends_as_the_undisturbed_run(algo, trained, config
     assert main(words) == 0
     assert files(out) == files(trained[algo])
     assert any((out / "tensorboard").iterdir())
+
+
+def test_interrupted_a_recurrent_one_goes_on_the_same(trained, tmp_path):
+    told = json.loads((trained["recurrent-ppo"] / "config.json").read_text())
+    settings, said = PlannerSettings(**told), []
+
+    def interrupt(text):
+        said.append(text)
+        if len(said) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, tmp_path, say=interrupt)
+    train(settings, tmp_path, say=said.append)
+    assert said[2] == "going on from 128 steps"
+    kept = {n: b for n, b in files(trained["recurrent-ppo"]).items() if n != "run.lock"}
+    assert {n: b for n, b in files(tmp_path).items() if n != "run.lock"} == kept
 
 
 def test_another_seed_is_another_planner_and_needs_another_folder(trained, config, tmp_path):
@@ -148,7 +167,7 @@ def test_it_learns_to_do_what_pays(tmp_path, config):
     hyper["MFLLM-Society-v0"] |= {"n_epochs": 8, "gae_lambda": 1.0}
     path = tmp_path / "more.yaml"
     path.write_text(yaml.safe_dump(hyper))
-    words = command(tmp_path / "out", config=path, updates=40, credibility_noise=0.0)
+    words = command(tmp_path / "out", config=path, updates=40, every=1280, credibility_noise=0.0)
     assert main(words) == 0
     progress = next((tmp_path / "out" / "checkpoints").glob("*/progress.json"))
     evaluations = json.loads(progress.read_text())["evaluations"]
