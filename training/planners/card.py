@@ -68,5 +68,5 @@ def _row(name: str, e: Mapping[str, Any]) -> str:
 def _told(value: Any) -> str:
     """A setting in one line of a table."""
     if isinstance(value, Mapping):
-        value = ", ".join(f"{k}={v}" for k, v in value.items()) or "the defaults"
+        value = ", ".join(f"{k}={v}" for k, v in sorted(value.items())) or "the defaults"
     return str(value).replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
