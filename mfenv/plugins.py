@@ -32,6 +32,8 @@ _EXTRAS = {
     "openai": "serving",
     "ray": "ray",
     "stable_baselines3": "training",
+    "sb3_contrib": "training",
+    "yaml": "training",
 }
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 
+import gymnasium
 import numpy as np
 import pytest
 
 from agents.backbones.embedded import WEIGHTS
+from agents.planners.learned import SHIPPED as PLANNERS
+from agents.planners.learned import planner_society
 from agents.policy import BackbonePolicy
+from benchmarks.metrics import student
 from benchmarks.response import model_effects
 from mfenv.distributions import shares
 from mfenv.dynamics.assemble import build_annotator, build_backbone, make_method
@@ -16,7 +20,14 @@ from mfenv.dynamics.mean_field_text import parse_shares, render
 from mfenv.dynamics.models import ActionRequest
 from mfenv.errors import MfenvError
 from mfenv.events.synthetic.generator import SyntheticSociety
-from mfenv.interventions import Intervention, Kind, encode_action
+from mfenv.interventions import (
+    N_ACTIONS,
+    Intervention,
+    Kind,
+    action_name,
+    decode_action,
+    encode_action,
+)
 from mfenv.labels import NAMES, SLICES
 from mfenv.noise import NoiseKey
 from mfenv.states import UNKNOWN, state_text
@@ -24,6 +35,7 @@ from mfenv.states import UNKNOWN, state_text
 MEGABYTE = 1_000_000
 SHIPPED = ("embedded-en", "embedded-en-xs", "weibo-s")
 HIGH = 2
+COSTS = np.array([decode_action(a).cost for a in range(N_ACTIONS)])
 
 
 @pytest.fixture(scope="module")
@@ -143,3 +155,31 @@ def test_the_english_model_reacts_to_interventions_as_the_society_does(events):
     assert model.mean[friction, NAMES.index("behavior/share")] < -0.15
     assert (model.mean[0] == 0).all()
     assert exact > 0.85
+
+
+def test_the_shipped_planner_does_less_harm_than_a_schedule():
+    """Against fact-checks whenever the budget pays, on validation events with the same noise."""
+    planner = planner_society()
+    folder = PLANNERS / "planner-society"
+    assert sum(f.stat().st_size for f in folder.iterdir()) < 300_000
+    assert "mfenv train planner" in (folder / "README.md").read_text(encoding="utf-8")
+    names = [action_name(a) for a in range(N_ACTIONS)]
+    check = names.index("fact_check/high")
+    harm = {}
+    for name in ("none", "schedule", "learned"):
+        env = gymnasium.make_vec("mfenv:MFLLM-Society-v0", num_envs=112, split="validation")
+        observation, info = env.reset(seed=7)
+        planner.reset(np.arange(112))
+        total = np.zeros(112)
+        for _ in range(16):
+            masks = info["budget_left"][:, None] + 1e-9 >= COSTS
+            actions = {
+                "none": np.zeros(112, dtype=np.int64),
+                "schedule": np.where(masks[:, check], check, 0),
+                "learned": planner.act(observation, masks),
+            }[name]
+            observation, _, _, _, info = env.step(actions)
+            total += info["harm"]
+        harm[name] = total
+    assert student(harm["schedule"] - harm["learned"]).low > 1.0
+    assert student(harm["none"] - harm["learned"]).low > 2.0

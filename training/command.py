@@ -6,7 +6,7 @@ from mfenv.cli import Jobs
 
 __all__ = ["HELP", "add_arguments", "run"]
 
-HELP = "train an annotator, a backbone, a baseline on one, or how opinions move"
+HELP = "train an annotator, a backbone, a baseline on one, a planner, or how opinions move"
 
 _JOBS = Jobs(
     "train",
@@ -17,6 +17,7 @@ _JOBS = Jobs(
         "mop": ("training.mop", "personas and their gates, for the method mop"),
         "sft": ("training.sft", "an adapter that is fine-tuned on real reactions"),
         "ngram": ("training.ngram", "an n-gram model as a backbone, counted on NumPy alone"),
+        "planner": ("training.planners.command", "which intervention to choose when, with SB3"),
         "opinions": ("training.opinions", "how opinions move, from people who come back"),
     },
 )

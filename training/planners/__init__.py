@@ -1,0 +1,1 @@
+"""Planners that learn by Stable-Baselines3: PPO, MaskablePPO and RecurrentPPO."""
