@@ -99,7 +99,10 @@ class SocialVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], Any]):
         seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Start episodes in every world, or where ``options["reset_mask"]`` is true."""
+        """Start episodes in every world, or where ``options["reset_mask"]`` is true.
+
+        ``options["event_id"]`` chooses the event of all of them, or, as a list, of each world.
+        """
         k = self.num_envs
         seeds = [seed] * k if seed is None else seed
         if isinstance(seeds, int | np.integer):
@@ -118,7 +121,11 @@ class SocialVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], Any]):
         for i in index:
             if seeds[i] is not None:
                 self._rngs[i] = np_random(seeds[i])[0]
-        self._begin(index, options.get("event_id"))
+        chosen = options.get("event_id")
+        ids = [chosen] * k if chosen is None or isinstance(chosen, str) else list(chosen)
+        if len(ids) != k:
+            raise MfenvError(f"{len(ids)} event ids for {k} environments; allowed: one for each")
+        self._begin(index, [ids[i] for i in index])
         return self._observe(), self._infos(mask, np.zeros(k), np.zeros(k), np.zeros(k, dtype=bool))
 
     def step(
@@ -148,18 +155,42 @@ class SocialVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], Any]):
         self._spent = self._spent + cost
         self._elapsed = self._elapsed + active
         truncated = active & (self._elapsed >= self._steps)
-        self._begin(np.flatnonzero(self._over).tolist(), None)
+        over = np.flatnonzero(self._over).tolist()
+        self._begin(over, [None] * len(over))
         self._over = truncated
         everyone = np.ones(self.num_envs, dtype=bool)
         infos = self._infos(everyone, harm, cost, active & (done != wanted))
         return self._observe(), rewards, ~everyone, truncated.copy(), infos
 
-    def _begin(self, index: list[int], event_id: str | None) -> None:
+    # -- for oracles and benchmarks --------------------------------------------------------
+
+    @property
+    def single(self) -> SocialEnv:
+        """The environment whose arguments all worlds have; it is never stepped."""
+        return self._one
+
+    @property
+    def events(self) -> list[Event]:
+        """The event that each world plays."""
+        playing = [event for event in self._events if event is not None]
+        if len(playing) < self.num_envs:
+            raise MfenvError("the environment has no episode yet: call reset() first")
+        return playing
+
+    def society(self) -> tuple[Worlds, SocietyState]:
+        """The society tier's worlds with their hidden parameters, and their state."""
+        if not isinstance(self._population, _Society):
+            raise MfenvError("only dynamics='society' has true dynamics that can be looked into")
+        return self._population.begun()
+
+    # -- inside ----------------------------------------------------------------------------
+
+    def _begin(self, index: list[int], event_ids: Sequence[str | None]) -> None:
         """Start episodes of some worlds, drawn exactly as the single environment draws them."""
         if not index:
             return
         assert self._rngs is not None
-        drawn = [self._one.draw(self._rngs[i], event_id) for i in index]
+        drawn = [self._one.draw(self._rngs[i], e) for i, e in zip(index, event_ids, strict=True)]
         recorded = self._population.begin(index, [d[0] for d in drawn], [d[1] for d in drawn])
         for i, (event, _, credibility), labels in zip(index, drawn, recorded, strict=True):
             self._events[i] = event
@@ -235,14 +266,15 @@ class _Society:
         self._worlds: Worlds | None = None
         self._state: SocietyState | None = None
 
-    def _begun(self) -> tuple[Worlds, SocietyState]:
+    def begun(self) -> tuple[Worlds, SocietyState]:
+        """The worlds and where they stand."""
         assert self._worlds is not None
         assert self._state is not None
         return self._worlds, self._state
 
     @property
     def activity(self) -> Floats:
-        return self._begun()[1].activity
+        return self.begun()[1].activity
 
     def begin(
         self, index: list[int], events: Sequence[Event], seeds: Sequence[int]
@@ -262,7 +294,7 @@ class _Society:
     def step(
         self, actions: NDArray[np.int64], active: NDArray[np.bool_]
     ) -> tuple[Floats, NDArray[np.int64]]:
-        worlds, old = self._begun()
+        worlds, old = self.begun()
         state, record = society_step(worlds, old, actions)
         if not active.all():
             i = np.flatnonzero(active)
