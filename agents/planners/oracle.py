@@ -8,8 +8,9 @@ acts next, and a surge that runs; it does not know the noise to come.
 ``oracle:noise`` knows that, too: it plans on the world's own noise, so its plan comes true. No
 planner can know as much, which makes it an upper bound and no yardstick.
 
-Plans are improved one action at a time (coordinate descent over the remaining steps, every action
-tried at each), then by moving an action to another step or exchanging two, until nothing helps.
+A first plan starts from the best action to repeat and is improved one action at a time (coordinate
+descent over the steps, every action tried at each), then by exchanging the actions of two steps or
+putting off what follows a step. Later on the next few steps are tried anew.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ Floats = NDArray[np.float64]
 Actions = NDArray[np.int64]
 
 _GAIN = 1e-9  # a change that helps less than this is none
-_ROWS = 8192  # of candidates that are rolled out at once
+_ROWS = 4096  # of candidates that are rolled out at once
+_ROUNDS = 3  # of sweeps and exchanges for a first plan
+_DEPTH = 3  # steps that are tried anew when a plan goes on
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,13 +146,13 @@ class _Search:
             np.where(better, losses[every, best], plan.loss),
         )
 
-    def sweep(self, now: _Stand, plan: Plan) -> Plan:
-        """Try every action at each step in turn, the rest of the plan as it is."""
+    def sweep(self, now: _Stand, plan: Plan, depth: int | None = None) -> Plan:
+        """Try every action at each of the first ``depth`` steps, the rest of the plan as it is."""
         actions, loss = plan.actions.copy(), plan.loss
         k, horizon = actions.shape
         lanes, every = np.repeat(np.arange(k), N_ACTIONS), np.arange(k)
         tried = np.tile(np.arange(N_ACTIONS), k)
-        for t in range(horizon):
+        for t in range(min(horizon, depth or horizon)):
             candidates = np.repeat(actions[:, t:], N_ACTIONS, axis=0)
             candidates[:, 0] = tried
             losses, paid = self.finish(lanes, t, now.take(lanes), candidates)
@@ -186,20 +189,14 @@ class _Search:
         losses, paid = self.finish(np.arange(len(actions)), 0, now, actions)
         return Plan(paid, losses)
 
-    def improve(self, now: _Stand, actions: Actions, rounds: int) -> Plan:
-        """Sweep and exchange from a plan until nothing helps, at most so many rounds."""
-        plan = self.value(now, actions)
+    def improve(self, now: _Stand, plan: Plan, rounds: int) -> Plan:
+        """Sweep and exchange until nothing helps, at most so many rounds."""
         for _ in range(rounds):
             before = plan.loss
             plan = self.exchange(now, self.sweep(now, plan))
             if (plan.loss >= before - _GAIN).all():
                 break
         return plan
-
-
-def _better(a: Plan, b: Plan) -> Plan:
-    first = a.loss <= b.loss
-    return Plan(np.where(first[:, None], a.actions, b.actions), np.minimum(a.loss, b.loss))
 
 
 class _InTheLimit:
@@ -287,28 +284,22 @@ def expected_surges(worlds: Worlds, step: NDArray[np.int64], horizon: int) -> Fl
 
 
 def plan_ahead(
-    view: SocietyView,
-    left: Floats,
-    plan: Actions,
-    *,
-    with_noise: bool = False,
-    rounds: int = 1,
+    view: SocietyView, left: Floats, plan: Actions | None = None, *, with_noise: bool = False
 ) -> Plan:
-    """Improve a plan ``(K, T)`` for the next ``T`` steps, with ``left`` ``(K,)`` of the budget.
+    """A plan ``(K, T)`` for the rest of the episodes, with ``left`` ``(K,)`` of the budget.
 
-    In the mean-field limit, or in the worlds themselves with the noise that they will have. From
-    scratch (a plan of none) it also starts from the best action to repeat.
+    In the mean-field limit, or in the worlds themselves with the noise that they will have. With
+    a ``plan`` to go on from, only its next steps are tried anew.
     """
     state = view.state()
-    horizon = plan.shape[1]
+    horizon = view.horizon if plan is None else plan.shape[1]
     model: _Model = _WithItsNoise(view, state) if with_noise else _InTheLimit(view, state, horizon)
     search = _Search(model, view.cost_weight)
     now = _Stand(state.perceived, state.activity, left, np.zeros(len(left)))
-    found = search.improve(now, plan, rounds)
-    if not plan.any():
-        repeated = search.constant(now, search.value(now, plan))
-        found = _better(found, search.improve(now, repeated.actions, rounds))
-    return found
+    if plan is not None:
+        return search.sweep(now, search.value(now, plan), _DEPTH)
+    nothing = search.value(now, np.zeros((len(left), horizon), dtype=np.int64))
+    return search.improve(now, search.constant(now, nothing), _ROUNDS)
 
 
 class Oracle:
@@ -328,11 +319,8 @@ class Oracle:
         view = self._seen()
         if len(view.worlds) != len(seeds):
             raise MfenvError(f"the oracle sees {len(view.worlds)} lanes, {len(seeds)} begin")
-        nothing = np.zeros((len(seeds), view.horizon), dtype=np.int64)
         self._left = np.full(len(seeds), view.budget)
-        self._plan = plan_ahead(
-            view, self._left, nothing, with_noise=self._with_noise, rounds=_FIRST_ROUNDS
-        ).actions
+        self._plan = plan_ahead(view, self._left, with_noise=self._with_noise).actions
         self._fresh = True
 
     def act(self, observation: NDArray[np.float32], masks: NDArray[np.bool_]) -> Actions:
@@ -353,9 +341,6 @@ class Oracle:
                 "dynamics='society' in mfenv bench intervention"
             )
         return self._view
-
-
-_FIRST_ROUNDS = 4
 
 
 def oracle(argument: str = "") -> Planner:

@@ -41,7 +41,8 @@ class SocialVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], Any]):
     The same numbers as ``num_envs`` environments one by one with the seeds that Gymnasium's
     ``SyncVectorEnv`` gives them (in the language-model tier up to the rounding of larger
     batches), without texts: infos hold ``event_id``, ``step``, ``harm``, ``cost``, ``spent``,
-    ``budget_left`` and ``unaffordable`` as arrays. ``observation="box"`` only, and synthetic
+    ``budget_left``, ``unaffordable`` and ``own`` (how many of the step's reactions are the
+    population's own; 0 after a reset) as arrays. ``observation="box"`` only, and synthetic
     events in the society tier; the rest works with ``vectorization_mode="sync"``. A world that was
     truncated starts its next episode at the next step (``NEXT_STEP``).
     """
@@ -126,7 +127,9 @@ class SocialVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], Any]):
         if len(ids) != k:
             raise MfenvError(f"{len(ids)} event ids for {k} environments; allowed: one for each")
         self._begin(index, [ids[i] for i in index])
-        return self._observe(), self._infos(mask, np.zeros(k), np.zeros(k), np.zeros(k, dtype=bool))
+        nothing = np.zeros(k, dtype=np.int64)
+        infos = self._infos(mask, np.zeros(k), np.zeros(k), np.zeros(k, dtype=bool), nothing)
+        return self._observe(), infos
 
     def step(
         self, actions: NDArray[np.int64]
@@ -159,7 +162,7 @@ class SocialVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], Any]):
         self._begin(over, [None] * len(over))
         self._over = truncated
         everyone = np.ones(self.num_envs, dtype=bool)
-        infos = self._infos(everyone, harm, cost, active & (done != wanted))
+        infos = self._infos(everyone, harm, cost, active & (done != wanted), own * active)
         return self._observe(), rewards, ~everyone, truncated.copy(), infos
 
     # -- for oracles and benchmarks --------------------------------------------------------
@@ -219,6 +222,7 @@ class SocialVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], Any]):
         harm: Floats,
         cost: Floats,
         unaffordable: NDArray[np.bool_],
+        own: NDArray[np.int64],
     ) -> dict[str, Any]:
         ids = ["" if event is None else event.event_id for event in self._events]
         infos: dict[str, Any] = {
@@ -229,6 +233,7 @@ class SocialVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], Any]):
             "spent": self._spent.copy(),
             "budget_left": np.maximum(self._one.budget - self._spent, 0.0),
             "unaffordable": unaffordable,
+            "own": own,
         }
         return infos | {f"_{name}": mask.copy() for name in infos}
 
