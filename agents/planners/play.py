@@ -7,7 +7,7 @@ the language-model tier one call a phase answers all of them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from mfenv.envs.social_vector import SocialVectorEnv
 from mfenv.errors import MfenvError
 from mfenv.labels import N_LABELS
 
-__all__ = ["Lane", "Played", "budgeted", "lane_seed", "play"]
+__all__ = ["Lane", "Played", "Watch", "budgeted", "lane_seed", "play"]
 
 _SHARES = OBSERVATION_SLICES["distribution"]
 
@@ -48,6 +48,11 @@ class Played:
     credibility: NDArray[np.float64]  # (L,)
 
 
+Watch = Callable[[NDArray[np.float32], NDArray[np.bool_], SocialVectorEnv], None]
+"""Sees a step: the observations ``(L, 63)`` and masks ``(L, 19)`` that planners acted on, and the
+environment after it."""
+
+
 def lane_seed(event_id: str, seed: int) -> int:
     """The environment's seed of a run of an event, the same for every planner.
 
@@ -70,13 +75,16 @@ def budgeted(
 
 
 def play(
-    arguments: Mapping[str, Any], planners: Mapping[str, Planner], lanes: Sequence[Lane]
+    arguments: Mapping[str, Any],
+    planners: Mapping[str, Planner],
+    lanes: Sequence[Lane],
+    watch: Watch | None = None,
 ) -> Played:
     """Play every lane to its end in one vector environment.
 
     ``arguments`` are those of :class:`~mfenv.envs.social_vector.SocialVectorEnv`; ``planners`` has
-    the planner of every lane's name. Raises ``MfenvError`` for an event that cannot be played, and
-    for an oracle where there are no true dynamics.
+    the planner of every lane's name; ``watch`` is called after each step. Raises ``MfenvError``
+    for an event that cannot be played, and for an oracle where there are no true dynamics.
     """
     envs = SocialVectorEnv(len(lanes), **arguments)
     horizon = envs.single.horizon
@@ -105,11 +113,14 @@ def play(
         for name, index in groups.items():
             actions[index] = _checked(planners[name].act(observation[index], masks[index]), name)
         actions = np.where(running, actions, 0)
+        before = observation
         observation, _, _, truncated, infos = envs.step(actions)
         own = infos["own"][:, None]
         wanted[:, t] = actions
         counts[running, t] = np.rint(observation[:, _SHARES].astype(float) * own)[running]
         steps += running
+        if watch is not None:
+            watch(before, masks, envs)
         running &= ~truncated
         if not running.any():
             break

@@ -13,18 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import mfenv
+from agents.planners.setting import add_setting_arguments, setting_of
 from benchmarks.fidelity import machine
 from benchmarks.intervention.entry import Entry, load_entry, write_entry
 from benchmarks.intervention.gate import fidelity_of
+from benchmarks.intervention.lineup import chosen_planners, read_tuned, shipped_tuned
 from benchmarks.intervention.runs import Runs, identity, run_all
 from benchmarks.intervention.scores import score, transfer
-from benchmarks.intervention.setting import (
-    add_setting_arguments,
-    chosen_planners,
-    read_tuned,
-    setting_of,
-    shipped_tuned,
-)
 from benchmarks.intervention.tables import markdown
 from mfenv.cli import integer
 from mfenv.dynamics.journal import canonical

@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.planners.setting import Setting
 from benchmarks.fidelity.cases import digest
+from benchmarks.intervention.lineup import NOTHING
 from benchmarks.intervention.runs import Episodes
-from benchmarks.intervention.setting import NOTHING, Setting
 from mfenv.dynamics.journal import canonical
 from mfenv.errors import DataError, MfenvError
 from mfenv.events.event import Event

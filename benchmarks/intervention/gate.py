@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.intervention.setting import Setting
+from agents.planners.setting import Setting
 from mfenv.errors import DataError, MfenvError
 
 __all__ = ["Fidelity", "fidelity_of"]

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from agents.planners.base import build_planner
 from agents.planners.play import Lane, play
-from benchmarks.intervention.setting import Setting
+from agents.planners.setting import Setting
 from mfenv.dynamics.assemble import build_backbone
 from mfenv.dynamics.journal import RunLock, canonical
 from mfenv.errors import DataError, MfenvError

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from mfenv.distributions import UNIFORM
 from mfenv.dynamics.process import MeanFieldProcess, advance, warm_up
+from mfenv.dynamics.records import StepRecord
 from mfenv.dynamics.society import SocietyState, Worlds, initial_state, society_step, worlds_of
 from mfenv.envs.observation import domain_index, vector
 from mfenv.envs.social import EPSILON, SocialEnv, recorded_shares
@@ -186,6 +187,12 @@ class SocialVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], Any]):
             raise MfenvError("only dynamics='society' has true dynamics that can be looked into")
         return self._population.begun()
 
+    def records(self) -> list[StepRecord | None]:
+        """What the latest step left behind in each world, with texts; in the LLM tier only."""
+        if not isinstance(self._population, _Language):
+            raise MfenvError("only dynamics='llm' keeps texts; step one environment for them")
+        return list(self._population.latest)
+
     # -- inside ----------------------------------------------------------------------------
 
     def _begin(self, index: list[int], event_ids: Sequence[str | None]) -> None:
@@ -315,6 +322,7 @@ class _Language:
     def __init__(self, one: SocialEnv, k: int) -> None:
         self._one = one
         self._processes: list[MeanFieldProcess | None] = [None] * k
+        self.latest: list[StepRecord | None] = [None] * k
 
     def _process(self, i: int) -> MeanFieldProcess:
         process = self._processes[i]
@@ -353,7 +361,9 @@ class _Language:
         own = np.zeros(len(active), dtype=np.int64)
         interventions = [decode_action(actions[i]) for i in index]
         records = advance([self._process(i) for i in index], interventions) if index else []
+        self.latest = [None] * len(active)
         for i, record in zip(index, records, strict=True):
+            self.latest[i] = record
             distribution[i], own[i] = record.distribution, int((~record.planted).sum())
         return distribution, own
 
