@@ -45,7 +45,8 @@ _NUMBERS = {
 _SIZE = max(part.stop for part in OBSERVATION_SLICES.values())
 _LANES = 2048  # episodes that step together at most
 _STREAM = 7042
-_ELITE, _KEPT = 1 / 6, 0.3  # part that is learned from, part of the old distribution that stays
+_ELITE, _KEPT = 1 / 4, 0.5  # part that is learned from, part of the old distribution that stays
+_ANYTHING = 0.03  # probability of any action at a step, so that the search does not settle early
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -138,7 +139,8 @@ def search_schedule(
     best, least = np.zeros(setting.horizon, dtype=np.int64), np.inf
     for number in range(rounds):
         u = rng.random((population, setting.horizon, 1))
-        drawn = (odds.cumsum(axis=1)[None] < u).sum(axis=2).clip(max=N_ACTIONS - 1)
+        free = (1.0 - _ANYTHING) * odds + _ANYTHING / N_ACTIONS
+        drawn = (free.cumsum(axis=1)[None] < u).sum(axis=2).clip(max=N_ACTIONS - 1)
         tried = [*drawn, best, *(known if number == 0 else ())]
         names = ["schedule:" + ",".join(map(action_name, plan)) for plan in tried]
         means = losses(setting, events, names, where)[0].mean(axis=1)

@@ -194,7 +194,7 @@ def _chart(
 
 
 def _names(report: Report) -> str:
-    return legend([("without intervention", "c1"), (f"with {report.planner}", "with")])
+    return legend([("without intervention", "c1"), ("with the planner", "with")])
 
 
 def _curves(report: Report) -> str:
@@ -209,7 +209,7 @@ def _curves(report: Report) -> str:
     )
     return (
         "<section><h2>Harm, with and without</h2><p class='note'>The same event, start and noise "
-        "of every agent twice. Lines: mean over the seeds; bands: from the lowest to the highest.</p>"
+        "of every agent twice. Lines: mean over the seeds; bands: lowest to highest.</p>"
         f"{_names(report)}<figure class='wide'><div class='scroll'>{chart}</div><figcaption>harm "
         f"by step</figcaption></figure>{_beside(report)}</section>"
     )
@@ -245,7 +245,7 @@ def _timeline(report: Report) -> str:
             )
             if here:
                 parts.append(
-                    f'<rect class="k{kind}" x="{left + cell * t}" y="{y}" width="{cell - 3}" '
+                    f'<rect class="kind{kind}" x="{left + cell * t}" y="{y}" width="{cell - 3}" '
                     f'height="{row - 4}" opacity="{opacity}"><title>step {t + 1}: {label} seeds, '
                     f"mean strength {opacity}</title></rect>"
                 )
@@ -366,7 +366,7 @@ def _policy(report: Report) -> str:
             look = 'class="cell"'
             if u.kind is not None:
                 kinds.add(int(u.kind))
-                look = f'class="k{int(u.kind)}" opacity="{0.15 + 0.85 * u.strength:.2f}"'
+                look = f'class="kind{int(u.kind)}" opacity="{0.15 + 0.85 * u.strength:.2f}"'
             parts.append(
                 f'<rect {look} x="{left + cell * t}" y="{y}" width="{cell - 2}" '
                 f'height="{row - 2}"><title>step {t + 1}, {share}: '
@@ -388,7 +388,7 @@ def _policy(report: Report) -> str:
     )
     parts.append(f'<polyline class="real" points="{path}"/>')
     keys = "".join(
-        f"<li><span class='swatch k{k}'></span>{KINDS[k].replace('_', ' ')}</li>"
+        f"<li><span class='swatch kind{k}'></span>{KINDS[k].replace('_', ' ')}</li>"
         for k in sorted(kinds)
     )
     return (
@@ -415,11 +415,12 @@ def _limits(report: Report) -> str:
 _STYLE = """
 .wide svg{min-width:560px;max-width:900px}.grid-chart .name{font-size:12px;fill:var(--ink)}
 rect.cell,.swatch.cell{fill:var(--card);background:var(--card)}
-.k0{fill:var(--c1);background:var(--c1)}.k1{fill:var(--c2);background:var(--c2)}
-.k2{fill:var(--c3);background:var(--c3)}.k3{fill:var(--c4);background:var(--c4)}
-.k4{fill:var(--c5);background:var(--c5)}.k5{fill:var(--with);background:var(--with)}
+.kind0{fill:var(--c1);background:var(--c1)}.kind1{fill:var(--c2);background:var(--c2)}
+.kind2{fill:var(--c3);background:var(--c3)}.kind3{fill:var(--c4);background:var(--c4)}
+.kind4{fill:var(--c5);background:var(--c5)}.kind5{fill:var(--with);background:var(--with)}
 .swatch{display:inline-block;width:13px;height:13px;border-radius:3px;margin-right:7px;
 vertical-align:-2px;border:1px solid var(--line)}
+strong,.panel figcaption{overflow-wrap:anywhere}
 .beside{border-left:3px solid var(--line);padding-left:10px;margin-top:14px}
 tr.other td:last-child{box-shadow:inset 3px 0 0 var(--with)}
 """
