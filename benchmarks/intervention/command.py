@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     known = fidelity_of(setting, facts.get("backbone"), args.fidelity)
     digest = hashlib.sha256(canonical(facts)).hexdigest()[:10]
     out = args.out or Path("runs") / f"intervention-{setting.dynamics}-{digest}"
-    episodes = run_all(runs, out / "parts")
+    episodes = run_all(runs, out / "parts", facts)
     entry = Entry.of(
         setting,
         events,

@@ -394,7 +394,8 @@ def _policy(report: Report) -> str:
     return (
         "<section><h2>Its policy</h2><p class='note'>What it would do at each step (across) if the "
         "share that spreads the rumour were another one (up), all else as in the first seed's run. "
-        "Deeper: stronger. Line: the share that it really saw.</p>"
+        "Deeper: stronger. Line: the share that it really saw. Once the budget of that run "
+        "is spent nothing can be done.</p>"
         f"<ul class='legend'>{keys}<li><span class='swatch cell'></span>none</li></ul>"
         f'<figure class="wide"><div class="scroll"><svg class="grid-chart" viewBox="0 0 {width} '
         f'{height}" role="img" aria-label="action by step and share of the rumour">'

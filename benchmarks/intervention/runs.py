@@ -1,7 +1,8 @@
 """The runs of a benchmark, in parts on disk: a part is one vector environment's episodes.
 
-The plan of the parts is a pure function of what is asked for. A part is written whole or not at
-all, so a run that was killed goes on with the part it was in.
+A part is the episodes of one planner, so that all planners meet the same batches, and one that is
+added later costs its own episodes only. Its file is named by a hash of everything its numbers hang
+on. It is written whole or not at all, so a run that was killed goes on with the part it was in.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.planners.base import build_planner
+from agents.planners.base import Planner, build_planner
 from agents.planners.play import Lane, play
 from agents.planners.setting import Setting
 from mfenv.dynamics.assemble import build_backbone
 from mfenv.dynamics.journal import RunLock, canonical
-from mfenv.errors import DataError, MfenvError
+from mfenv.errors import DataError
 from mfenv.labels import N_LABELS
 
-__all__ = ["LANES", "Episodes", "Runs", "identity", "plan_parts", "run_all"]
+__all__ = ["LANES", "Episodes", "Part", "Runs", "identity", "plan_parts", "run_all"]
 
 FORMAT = "mfenv-intervention-part/1"
 
@@ -72,42 +73,57 @@ def identity(runs: Runs) -> dict[str, Any]:
             for label, planner in built.items()
         },
         "seeds": runs.seeds,
-        "parts": [len(part) for part in plan_parts(runs)],
         **models,
     }
 
 
-def plan_parts(runs: Runs) -> list[list[Lane]]:
-    """The episodes of each part: all planners of an event and seed are in the same one."""
-    most = runs.lanes or LANES.get(runs.setting.dynamics, _OTHERS)
-    size = max(1, most // len(runs.planners))
-    pairs = [(e, s) for e in runs.setting.event_ids for s in range(runs.seeds)]
-    return [
-        [Lane(p, e, s) for p in runs.planners for e, s in pairs[first : first + size]]
-        for first in range(0, len(pairs), size)
-    ]
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Episodes that step together."""
+
+    label: str
+    lanes: Sequence[Lane]
+    key: str
+    """Hash of the planner, the setting, the models and the episodes."""
 
 
-def run_all(runs: Runs, folder: Path) -> Episodes:
-    """Play what is not there yet, and read everything.
+def plan_parts(runs: Runs, facts: Mapping[str, Any] | None = None) -> list[Part]:
+    """The parts, planner by planner; a pure function of what is asked for.
 
-    Raises ``MfenvError`` where the folder holds parts of another run.
+    ``facts`` is :func:`identity`, if it is at hand.
     """
-    parts = plan_parts(runs)
-    digest = hashlib.sha256(canonical(identity(runs))).hexdigest()
-    planners = {label: build_planner(name) for label, name in runs.planners.items()}
+    facts = identity(runs) if facts is None else facts
+    most = runs.lanes or LANES.get(runs.setting.dynamics, _OTHERS)
+    pairs = [(e, s) for s in range(runs.seeds) for e in runs.setting.event_ids]
+    # Which other events are played changes nothing for an episode.
+    setting = {k: v for k, v in facts["setting"].items() if k != "event_ids"}
+    shared = {k: v for k, v in facts.items() if k not in ("setting", "planners", "seeds")}
+    parts = []
+    for label, planner in facts["planners"].items():
+        for first in range(0, len(pairs), most):
+            chosen = pairs[first : first + most]
+            lanes = [Lane(planner["name"], e, s) for e, s in chosen]
+            value = {**shared, "setting": setting, "planner": planner, "episodes": chosen}
+            parts.append(Part(label, lanes, hashlib.sha256(canonical(value)).hexdigest()))
+    return parts
+
+
+def run_all(runs: Runs, folder: Path, facts: Mapping[str, Any] | None = None) -> Episodes:
+    """Play what is not there yet, and read everything."""
+    parts = plan_parts(runs, facts)
     arguments = runs.setting.arguments()
+    built: dict[str, Planner] = {}
     with RunLock(folder):
-        for number, lanes in enumerate(parts):
-            path = folder / f"part-{number:04d}.jsonl"
+        for number, part in enumerate(parts, start=1):
+            path = _path(folder, part)
             if path.exists():
-                _check_header(path, digest)
                 continue
             begun = time.monotonic()
-            played = play(arguments, planners, lanes)
+            name = part.lanes[0].planner
+            built.setdefault(name, build_planner(name))
+            played = play(arguments, built, part.lanes)
             rows = [
                 {
-                    "planner": lane.planner,
                     "event": lane.event_id,
                     "seed": lane.seed,
                     "steps": int(played.steps[i]),
@@ -116,16 +132,20 @@ def run_all(runs: Runs, folder: Path) -> Episodes:
                     "warmup": played.warmup[i].tolist(),
                     "credibility": float(played.credibility[i]),
                 }
-                for i, lane in enumerate(lanes)
+                for i, lane in enumerate(part.lanes)
             ]
-            _write(path, [{"format": FORMAT, "run": digest}, *rows])
+            _write(path, [{"format": FORMAT, "planner": name, "part": part.key}, *rows])
             print(
-                f"part {number + 1} of {len(parts)}: {len(lanes)} episodes, "
+                f"part {number} of {len(parts)}: {part.label}, {len(part.lanes)} episodes, "
                 f"{time.monotonic() - begun:.0f} s",
                 file=sys.stderr,
                 flush=True,
             )
-        return _gather(runs, folder, len(parts))
+        return _gather(runs, folder, parts)
+
+
+def _path(folder: Path, part: Part) -> Path:
+    return folder / f"{part.key[:16]}.jsonl"
 
 
 def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -146,13 +166,7 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
                 raise DataError(str(path), f"line {number}", "(all)", f"damaged: {error}") from None
 
 
-def _check_header(path: Path, digest: str) -> None:
-    header = next(_read(path), {})
-    if header.get("format") != FORMAT or header.get("run") != digest:
-        raise MfenvError(f"{path}: belongs to another run; choose another --out")
-
-
-def _gather(runs: Runs, folder: Path, parts: int) -> Episodes:
+def _gather(runs: Runs, folder: Path, parts: Sequence[Part]) -> Episodes:
     labels = {label: i for i, label in enumerate(runs.planners)}
     events = {event: i for i, event in enumerate(runs.setting.event_ids)}
     shape = (len(labels), runs.seeds, len(events), runs.setting.horizon)
@@ -161,10 +175,13 @@ def _gather(runs: Runs, folder: Path, parts: int) -> Episodes:
     steps = np.zeros(len(events), dtype=np.int64)
     warmup = np.zeros((len(events), N_LABELS))
     credibility = np.zeros((runs.seeds, len(events)))
-    for number in range(parts):
-        path = folder / f"part-{number:04d}.jsonl"
-        for row in list(_read(path))[1:]:
-            p, s, e = labels[row["planner"]], int(row["seed"]), events[row["event"]]
+    for part in parts:
+        path, p = _path(folder, part), labels[part.label]
+        header, *rows = _read(path)
+        if header.get("format") != FORMAT or header.get("part") != part.key:
+            raise DataError(str(path), "line 1", "part", "is not the part that its name says")
+        for row, lane in zip(rows, part.lanes, strict=True):
+            s, e = lane.seed, events[lane.event_id]
             wanted[p, s, e], counts[p, s, e] = row["wanted"], row["counts"]
             steps[e], warmup[e], credibility[s, e] = row["steps"], row["warmup"], row["credibility"]
     return Episodes(steps, wanted, counts, warmup, credibility)
