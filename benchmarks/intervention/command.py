@@ -74,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
     runs = Runs(setting, planners, args.seeds, args.lanes or 0)
     facts = identity(runs)
     known = fidelity_of(setting, facts.get("backbone"), args.fidelity)
+    cheaper = None if args.compare_with is None else _entry_of(args.compare_with)
     digest = hashlib.sha256(canonical(facts)).hexdigest()[:10]
     out = args.out or Path("runs") / f"intervention-{setting.dynamics}-{digest}"
     episodes = run_all(runs, out / "parts", facts)
@@ -89,7 +90,6 @@ def run(args: argparse.Namespace) -> int:
         command=_command(sys.argv[1:]),
     )
     write_entry(out / "entry", entry)
-    cheaper = None if args.compare_with is None else _entry_of(args.compare_with)
     result = evaluate(load_entry(out / "entry"), known.as_json(), cheaper)
     args.results.mkdir(parents=True, exist_ok=True)
     name = args.name or f"intervention-{setting.dynamics}"
