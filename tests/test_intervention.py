@@ -28,7 +28,8 @@ from mfenv.labels import N_LABELS, OFFSETS, SLICES
 
 SMALL = [
     "bench", "intervention", "--horizon", "4", "--limit-events", "4", "--seeds", "2",
-    "--lanes", "3", "--planner", "random", "--planner", "doubt=by-credibility:always:fact_check/high|none",
+    "--lanes", "3", "--planner", "random",
+    "--planner", "doubt=by-credibility:always:fact_check/high|none",
 ]  # fmt: skip
 BELIEVE = SLICES["belief"].start
 
