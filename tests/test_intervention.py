@@ -18,7 +18,7 @@ from benchmarks.intervention.entry import Entry, EventFacts, load_entry, write_e
 from benchmarks.intervention.gate import fidelity_of
 from benchmarks.intervention.intervene import probe
 from benchmarks.intervention.report import Policy, Report, Said, render
-from benchmarks.intervention.runs import Episodes
+from benchmarks.intervention.runs import Episodes, Runs, identity
 from benchmarks.intervention.scores import outcomes, score, smooth, time_to_half, transfer
 from benchmarks.metrics import Interval, ratio
 from mfenv.cli import main
@@ -92,6 +92,17 @@ def test_results_are_recomputed_from_the_entry_and_doing_nothing_has_no_uplift(t
     text = (results / "intervention-society.md").read_text()
     assert text.count("exact: the synthetic society is its own reference") == 2
     assert str(tmp_path) not in text + (out / "entry" / "entry.json").read_text()
+
+
+def test_a_planner_from_a_file_is_known_by_its_content(tmp_path):
+    plan = tmp_path / "mine.json"
+    names = []
+    for action in ("none", "seed/high"):
+        plan.write_text(json.dumps({"actions": [action]}))
+        runs = Runs(Setting(event_ids=("e",)), {"mine": f"by-credibility:schedule:{plan}|none"}, 1)
+        names.append(identity(runs)["planners"]["mine"])
+        assert str(tmp_path) not in json.dumps(identity(runs))
+    assert names[0]["revision"] != names[1]["revision"] != ""
 
 
 @pytest.mark.parametrize(

@@ -65,16 +65,34 @@ def identity(runs: Runs) -> dict[str, Any]:
     models = {}
     if runs.setting.dynamics == "llm":
         models["backbone"] = build_backbone(runs.setting.backbone).describe()
-    built = {label: build_planner(name) for label, name in runs.planners.items()}
     return {
         "setting": json.loads(canonical(asdict(runs.setting))),
         "planners": {
-            label: {"name": planner.name, "revision": str(getattr(planner, "revision", ""))}
-            for label, planner in built.items()
+            label: dict(zip(("name", "revision"), _described(name), strict=True))
+            for label, name in runs.planners.items()
         },
         "seeds": runs.seeds,
         **models,
     }
+
+
+def _described(name: str) -> tuple[str, str]:
+    """How a planner is shown, without the folders of this disk, and a hash of files it reads."""
+    shown, digest = build_planner(name).name, hashlib.sha256()
+    read = False
+    for piece in name.split("|"):
+        while ":" in piece and not Path(piece).exists():
+            piece = piece.partition(":")[2]
+            path = Path(piece)
+            if not piece or not path.exists():
+                continue
+            shown = shown.replace(piece, path.resolve().name)
+            for file in [path] if path.is_file() else sorted(path.rglob("*")):
+                if file.is_file():
+                    digest.update(file.relative_to(path.parent).name.encode() + b"\0")
+                    digest.update(hashlib.sha256(file.read_bytes()).digest())
+                    read = True
+    return shown, digest.hexdigest()[:16] if read else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +120,7 @@ def plan_parts(runs: Runs, facts: Mapping[str, Any] | None = None) -> list[Part]
     for label, planner in facts["planners"].items():
         for first in range(0, len(pairs), most):
             chosen = pairs[first : first + most]
-            lanes = [Lane(planner["name"], e, s) for e, s in chosen]
+            lanes = [Lane(runs.planners[label], e, s) for e, s in chosen]
             value = {**shared, "setting": setting, "planner": planner, "episodes": chosen}
             parts.append(Part(label, lanes, hashlib.sha256(canonical(value)).hexdigest()))
     return parts
@@ -134,7 +152,7 @@ def run_all(runs: Runs, folder: Path, facts: Mapping[str, Any] | None = None) ->
                 }
                 for i, lane in enumerate(part.lanes)
             ]
-            _write(path, [{"format": FORMAT, "planner": name, "part": part.key}, *rows])
+            _write(path, [{"format": FORMAT, "part": part.key}, *rows])
             print(
                 f"part {number} of {len(parts)}: {part.label}, {len(part.lanes)} episodes, "
                 f"{time.monotonic() - begun:.0f} s",

@@ -173,14 +173,6 @@ class SocialVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], Any]):
         """The environment whose arguments all worlds have; it is never stepped."""
         return self._one
 
-    @property
-    def events(self) -> list[Event]:
-        """The event that each world plays."""
-        playing = [event for event in self._events if event is not None]
-        if len(playing) < self.num_envs:
-            raise MfenvError("the environment has no episode yet: call reset() first")
-        return playing
-
     def society(self) -> tuple[Worlds, SocietyState]:
         """The society tier's worlds with their hidden parameters, and their state."""
         if not isinstance(self._population, _Society):
