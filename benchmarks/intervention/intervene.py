@@ -55,7 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("events", nargs="?", metavar="EVENTS", help="file of events (default: synthetic ones)")
     add("--event", metavar="ID", help="which event (default: the first that can be played)")
     add("--split", metavar="NAME", help="of the synthetic events (test)")
-    add("--planner", default="threshold", metavar="NAME", help="or a tuned label (%(default)s)")
+    add(
+        "--planner", default="by credibility", metavar="NAME", help="or a tuned label (%(default)s)"
+    )
     add("--tuned", type=Path, metavar="FILE", help="of mfenv train heuristics (the shipped one)")
     add("--seeds", type=integer(1), default=5, metavar="K", help="runs (%(default)s)")
     add_setting_arguments(parser, "llm")
