@@ -19,6 +19,10 @@ _JOBS = Jobs(
             "benchmarks.fidelity.command",
             "how close simulated populations come to real ones",
         ),
+        "intervention": (
+            "benchmarks.intervention.command",
+            "what planners achieve, against doing nothing under the same noise",
+        ),
         "long": ("benchmarks.long_run", "drift and memory over tens of thousands of reactions"),
         "memorisation": ("benchmarks.memorisation", "verbatim copies of training texts"),
         "plan": ("benchmarks.fidelity.plan", "what a fidelity grid will take, before it runs"),

@@ -13,6 +13,7 @@ _JOBS = Jobs(
     {
         "annotator": ("training.annotator", "the classifier that labels reactions"),
         "backbone": ("training.backbone", "a small causal language model for populations"),
+        "heuristics": ("training.heuristics", "planners by rule, and the best fixed schedule"),
         "ib-tune": ("training.ib_tune.command", "mean-field and policy model, by IB-Tune"),
         "mop": ("training.mop", "personas and their gates, for the method mop"),
         "sft": ("training.sft", "an adapter that is fine-tuned on real reactions"),

@@ -14,6 +14,7 @@ from benchmarks.metrics.aggregate import (
     paired,
     probability_of_improvement,
     probability_of_improvement_interval,
+    ratio,
     stratified_bootstrap,
     student,
 )
@@ -104,6 +105,7 @@ __all__ = [
     "probability_of_improvement",
     "probability_of_improvement_interval",
     "rank_reversals",
+    "ratio",
     "reversals",
     "rotation",
     "self_bleu",

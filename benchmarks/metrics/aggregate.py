@@ -24,6 +24,7 @@ __all__ = [
     "paired",
     "probability_of_improvement",
     "probability_of_improvement_interval",
+    "ratio",
     "stratified_bootstrap",
     "student",
 ]
@@ -158,6 +159,28 @@ def hierarchical_bootstrap(
     columns = rng.integers(events, size=(draws, 1, events))
     rows = rng.integers(seeds, size=(draws, seeds, events))
     return _interval(mean, of(x[rows, columns]))
+
+
+def ratio(a: ArrayLike, b: ArrayLike, rng: np.random.Generator, draws: int = _DRAWS) -> Interval:
+    """Mean of ``a`` divided by mean of ``b``, with its hierarchical bootstrap interval.
+
+    ``a`` ``(seeds, events)`` and ``b`` ``(other seeds, events)`` have the same events, which are
+    drawn together; so are the seeds within an event where both have as many (the same runs), else
+    each has its own. The ratio means something only where ``b`` is clearly not 0.
+    """
+    x, y = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    events = x.shape[1]
+    if y.shape[1] != events:
+        raise ValueError(f"{events} and {y.shape[1]} events; needed: the same")
+    mean = float(x.mean() / y.mean()) if y.mean() else math.nan
+    if events < 2 or math.isnan(mean):
+        return Interval(mean, math.nan, math.nan)
+    columns = rng.integers(events, size=(draws, 1, events))
+    of_a = rng.integers(len(x), size=(draws, len(x), events))
+    of_b = of_a if len(x) == len(y) else rng.integers(len(y), size=(draws, len(y), events))
+    below = y[of_b, columns].mean(axis=(1, 2))
+    above = x[of_a, columns].mean(axis=(1, 2))
+    return _interval(mean, above / np.where(below == 0, np.finfo(float).tiny, below))
 
 
 def iqm(scores: ArrayLike) -> Floats:

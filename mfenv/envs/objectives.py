@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from mfenv.distributions import SMOOTHING, kl_per_dimension, normalise
 from mfenv.errors import MfenvError
@@ -23,6 +23,7 @@ __all__ = [
     "Objective",
     "Polarization",
     "Target",
+    "harms",
     "make_objective",
     "misbelief",
     "polarization",
@@ -114,6 +115,31 @@ class Target:
         """The divergence of shares ``(23,)`` of ``n`` reactions from the target."""
         population = normalise(distribution * n, SMOOTHING)
         return float(kl_per_dimension(self.distribution, population)[self.dimensions].mean())
+
+
+def harms(objective: Objective, distributions: Floats, n: ArrayLike, truth: ArrayLike) -> Floats:
+    """Harms ``(...)`` of many label shares ``(..., 23)``; ``n`` and ``truth`` broadcast.
+
+    The same as :meth:`Objective.harm` one by one. ``truth`` is read where the objective needs it.
+    """
+    if isinstance(objective, Misbelief):
+        believe, doubt = distributions[..., _BELIEVE], distributions[..., _DOUBT]
+        return np.where(np.asarray(truth, dtype=bool), doubt, believe)
+    if isinstance(objective, Polarization):
+        return np.asarray(4.0 * distributions[..., _SUPPORT] * distributions[..., _OPPOSE])
+    if isinstance(objective, Target):
+        counted = np.asarray(n, dtype=float)[..., None]
+        population = normalise(distributions * counted, SMOOTHING)
+        divergence = kl_per_dimension(objective.distribution, population)
+        return np.asarray(divergence[..., objective.dimensions].mean(axis=-1))
+    shape = distributions.shape[:-1]
+    every = (np.broadcast_to(x, shape).ravel() for x in (np.asarray(n), np.asarray(truth)))
+    flat = distributions.reshape(-1, N_LABELS)
+    values = [
+        objective.harm(d, int(m), None if t is None else bool(t))
+        for d, m, t in zip(flat, *every, strict=True)
+    ]
+    return np.array(values, dtype=float).reshape(shape)
 
 
 def make_objective(name: str, target: Any = None) -> Objective:

@@ -337,6 +337,12 @@ class SocialEnv(gymnasium.Env[Any, Any]):
         """The population of the running episode; ``fork()`` it to look ahead."""
         return self._started()
 
+    @property
+    def records(self) -> tuple[StepRecord, ...]:
+        """The steps of the running episode, without the warm-up."""
+        self._started()
+        return tuple(self._records)
+
     def intervention(self, action: Any) -> Intervention:
         """Decode an action of the action space, whichever form it has."""
         if not self.action_space.contains(action):

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from mfenv.distributions import UNIFORM
 from mfenv.dynamics.process import MeanFieldProcess, advance, warm_up
+from mfenv.dynamics.records import StepRecord
 from mfenv.dynamics.society import SocietyState, Worlds, initial_state, society_step, worlds_of
 from mfenv.envs.observation import domain_index, vector
 from mfenv.envs.social import EPSILON, SocialEnv, recorded_shares
@@ -41,7 +42,8 @@ class SocialVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], Any]):
     The same numbers as ``num_envs`` environments one by one with the seeds that Gymnasium's
     ``SyncVectorEnv`` gives them (in the language-model tier up to the rounding of larger
     batches), without texts: infos hold ``event_id``, ``step``, ``harm``, ``cost``, ``spent``,
-    ``budget_left`` and ``unaffordable`` as arrays. ``observation="box"`` only, and synthetic
+    ``budget_left``, ``unaffordable`` and ``own`` (how many of the step's reactions are the
+    population's own; 0 after a reset) as arrays. ``observation="box"`` only, and synthetic
     events in the society tier; the rest works with ``vectorization_mode="sync"``. A world that was
     truncated starts its next episode at the next step (``NEXT_STEP``).
     """
@@ -99,7 +101,10 @@ class SocialVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], Any]):
         seed: int | Sequence[int | None] | None = None,
         options: dict[str, Any] | None = None,
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Start episodes in every world, or where ``options["reset_mask"]`` is true."""
+        """Start episodes in every world, or where ``options["reset_mask"]`` is true.
+
+        ``options["event_id"]`` chooses the event of all of them, or, as a list, of each world.
+        """
         k = self.num_envs
         seeds = [seed] * k if seed is None else seed
         if isinstance(seeds, int | np.integer):
@@ -118,8 +123,14 @@ class SocialVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], Any]):
         for i in index:
             if seeds[i] is not None:
                 self._rngs[i] = np_random(seeds[i])[0]
-        self._begin(index, options.get("event_id"))
-        return self._observe(), self._infos(mask, np.zeros(k), np.zeros(k), np.zeros(k, dtype=bool))
+        chosen = options.get("event_id")
+        ids = [chosen] * k if chosen is None or isinstance(chosen, str) else list(chosen)
+        if len(ids) != k:
+            raise MfenvError(f"{len(ids)} event ids for {k} environments; allowed: one for each")
+        self._begin(index, [ids[i] for i in index])
+        nothing = np.zeros(k, dtype=np.int64)
+        infos = self._infos(mask, np.zeros(k), np.zeros(k), np.zeros(k, dtype=bool), nothing)
+        return self._observe(), infos
 
     def step(
         self, actions: NDArray[np.int64]
@@ -148,18 +159,40 @@ class SocialVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], Any]):
         self._spent = self._spent + cost
         self._elapsed = self._elapsed + active
         truncated = active & (self._elapsed >= self._steps)
-        self._begin(np.flatnonzero(self._over).tolist(), None)
+        over = np.flatnonzero(self._over).tolist()
+        self._begin(over, [None] * len(over))
         self._over = truncated
         everyone = np.ones(self.num_envs, dtype=bool)
-        infos = self._infos(everyone, harm, cost, active & (done != wanted))
+        infos = self._infos(everyone, harm, cost, active & (done != wanted), own * active)
         return self._observe(), rewards, ~everyone, truncated.copy(), infos
 
-    def _begin(self, index: list[int], event_id: str | None) -> None:
+    # -- for oracles and benchmarks --------------------------------------------------------
+
+    @property
+    def single(self) -> SocialEnv:
+        """The environment whose arguments all worlds have; it is never stepped."""
+        return self._one
+
+    def society(self) -> tuple[Worlds, SocietyState]:
+        """The society tier's worlds with their hidden parameters, and their state."""
+        if not isinstance(self._population, _Society):
+            raise MfenvError("only dynamics='society' has true dynamics that can be looked into")
+        return self._population.begun()
+
+    def records(self) -> list[StepRecord | None]:
+        """What the latest step left behind in each world, with texts; in the LLM tier only."""
+        if not isinstance(self._population, _Language):
+            raise MfenvError("only dynamics='llm' keeps texts; step one environment for them")
+        return list(self._population.latest)
+
+    # -- inside ----------------------------------------------------------------------------
+
+    def _begin(self, index: list[int], event_ids: Sequence[str | None]) -> None:
         """Start episodes of some worlds, drawn exactly as the single environment draws them."""
         if not index:
             return
         assert self._rngs is not None
-        drawn = [self._one.draw(self._rngs[i], event_id) for i in index]
+        drawn = [self._one.draw(self._rngs[i], e) for i, e in zip(index, event_ids, strict=True)]
         recorded = self._population.begin(index, [d[0] for d in drawn], [d[1] for d in drawn])
         for i, (event, _, credibility), labels in zip(index, drawn, recorded, strict=True):
             self._events[i] = event
@@ -188,6 +221,7 @@ class SocialVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], Any]):
         harm: Floats,
         cost: Floats,
         unaffordable: NDArray[np.bool_],
+        own: NDArray[np.int64],
     ) -> dict[str, Any]:
         ids = ["" if event is None else event.event_id for event in self._events]
         infos: dict[str, Any] = {
@@ -198,6 +232,7 @@ class SocialVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], Any]):
             "spent": self._spent.copy(),
             "budget_left": np.maximum(self._one.budget - self._spent, 0.0),
             "unaffordable": unaffordable,
+            "own": own,
         }
         return infos | {f"_{name}": mask.copy() for name in infos}
 
@@ -235,14 +270,15 @@ class _Society:
         self._worlds: Worlds | None = None
         self._state: SocietyState | None = None
 
-    def _begun(self) -> tuple[Worlds, SocietyState]:
+    def begun(self) -> tuple[Worlds, SocietyState]:
+        """The worlds and where they stand."""
         assert self._worlds is not None
         assert self._state is not None
         return self._worlds, self._state
 
     @property
     def activity(self) -> Floats:
-        return self._begun()[1].activity
+        return self.begun()[1].activity
 
     def begin(
         self, index: list[int], events: Sequence[Event], seeds: Sequence[int]
@@ -262,7 +298,7 @@ class _Society:
     def step(
         self, actions: NDArray[np.int64], active: NDArray[np.bool_]
     ) -> tuple[Floats, NDArray[np.int64]]:
-        worlds, old = self._begun()
+        worlds, old = self.begun()
         state, record = society_step(worlds, old, actions)
         if not active.all():
             i = np.flatnonzero(active)
@@ -278,6 +314,7 @@ class _Language:
     def __init__(self, one: SocialEnv, k: int) -> None:
         self._one = one
         self._processes: list[MeanFieldProcess | None] = [None] * k
+        self.latest: list[StepRecord | None] = [None] * k
 
     def _process(self, i: int) -> MeanFieldProcess:
         process = self._processes[i]
@@ -316,7 +353,9 @@ class _Language:
         own = np.zeros(len(active), dtype=np.int64)
         interventions = [decode_action(actions[i]) for i in index]
         records = advance([self._process(i) for i in index], interventions) if index else []
+        self.latest = [None] * len(active)
         for i, record in zip(index, records, strict=True):
+            self.latest[i] = record
             distribution[i], own[i] = record.distribution, int((~record.planted).sum())
         return distribution, own
 

@@ -1,0 +1,1 @@
+"""What interventions achieve: paired counterfactuals, entries, scores, tables, reports."""

@@ -1,0 +1,138 @@
+"""The fidelity gate: an outcome is shown only beside the fidelity of the simulator it comes from.
+
+The synthetic society is its own reference: what happens in it is exact, and says nothing of real
+people. A language model's population needs a measured distance to a real one, from the result that
+``mfenv bench fidelity`` wrote for this very backbone and method.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from agents.planners.setting import Setting
+from mfenv.errors import DataError, MfenvError
+
+__all__ = ["Fidelity", "fidelity_of"]
+
+_SHIPPED = Path(__file__).parent.parent / "results"
+
+
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """What is known of a simulator."""
+
+    simulator: str
+    statement: str
+    """One sentence that stands beside every claim."""
+    source: str | None = None
+    """Name of the result it comes from."""
+    kl: Mapping[str, float | None] | None = None
+    """Mean KL(real ‖ simulated) in nats with its interval."""
+    floor: float | None = None
+    persistence: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+def fidelity_of(
+    setting: Setting, backbone: Mapping[str, Any] | None, given: Sequence[Path] = ()
+) -> Fidelity:
+    """The fidelity of a setting's simulator.
+
+    ``backbone`` is its description; ``given`` are results of ``mfenv bench fidelity``, else those
+    that come with the project are looked through. Raises ``MfenvError`` that names the command to
+    measure it where it is not known.
+    """
+    if setting.dynamics == "society":
+        return Fidelity(
+            "synthetic society",
+            "exact: the synthetic society is its own reference; it is a stylised model with known "
+            "rules, not a model of people",
+        )
+    if setting.dynamics != "llm":
+        return _surrogate(setting, given)
+    assert backbone is not None
+    name, method = str(backbone.get("name", setting.backbone)), setting.method
+    paths = list(given) or sorted(_SHIPPED.glob("*.json"))
+    for path in paths:
+        value = _read(path, strict=bool(given))
+        if value is None or not _same(value.get("backbone"), backbone):
+            continue
+        row = value.get("kl", {}).get(method)
+        if row is not None:
+            return _measured(path, value, f"{name} ({method})", row)
+    where = ", ".join(p.name for p in given) if given else "no result that comes with the project"
+    raise MfenvError(
+        f"the fidelity of {name} (revision {backbone.get('revision', 'unknown')}) with the method "
+        f"{method} is unknown ({where} has it), so its outcomes are not shown; measure it with: "
+        f"mfenv bench fidelity --track pheme --data FILE --backbone {setting.backbone} --methods "
+        f"{method}, then give the result: --fidelity FILE.json"
+    )
+
+
+def _surrogate(setting: Setting, given: Sequence[Path]) -> Fidelity:
+    for path in given:
+        value = _read(path, strict=True)
+        statement = None if value is None else value.get("statement")
+        if isinstance(statement, str) and statement:
+            return Fidelity(f"{setting.dynamics} tier", statement, path.name)
+    raise MfenvError(
+        f"the fidelity of the tier {setting.dynamics!r} is unknown, so its outcomes are not shown; "
+        'give the file that states it (JSON with "statement"): --fidelity FILE.json'
+    )
+
+
+def _read(path: Path, strict: bool) -> dict[str, Any] | None:
+    """A result, or ``None`` where a file is none and need not be."""
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        if strict:
+            raise DataError(str(path), "(all)", "(all)", f"no JSON: {error}") from None
+        return None
+    if isinstance(value, dict):
+        return value
+    if strict:
+        raise DataError(str(path), "(all)", "(all)", "no result of mfenv bench fidelity")
+    return None
+
+
+def _same(measured: Any, backbone: Mapping[str, Any]) -> bool:
+    """Whether a result is of this backbone: the same name and revision."""
+    models = measured if isinstance(measured, list) else []
+    return any(
+        isinstance(m, dict)
+        and all(str(m.get(k)) == str(backbone.get(k)) for k in ("name", "revision"))
+        for m in models
+    )
+
+
+def _measured(path: Path, value: Mapping[str, Any], simulator: str, row: Any) -> Fidelity:
+    others = value["kl"]
+    track = str(value.get("track") or value.get("suite") or path.stem)
+    try:
+        kl = {k: row[k] for k in ("mean", "low", "high")}
+        floor, persistence = (
+            None if name not in others else float(others[name]["mean"])
+            for name in ("noise floor", "persistence")
+        )
+        if floor is None:
+            floor = float(row["mean"]) - float(row["excess"]["mean"])
+        text = f"mean KL to the real population {kl['mean']:.3f} nats on {track}"
+    except (KeyError, TypeError, ValueError) as error:
+        problem = f"no result of mfenv bench fidelity: {error}"
+        raise DataError(str(path), "(all)", "kl", problem) from None
+    if kl["low"] is not None and kl["high"] is not None:
+        text += f" [{kl['low']:.3f}, {kl['high']:.3f}]"
+    text += f"; noise floor {floor:.3f}"
+    if persistence is not None:
+        text += f"; continuing the warm-up's shares {persistence:.3f}"
+        if kl["mean"] > persistence:
+            text += ", which is closer: this simulator is not a good forecaster of real people"
+    return Fidelity(simulator, text, path.name, kl, floor, persistence)
