@@ -58,12 +58,14 @@ class LearnedPlanner:
         masked: bool,
         deterministic: bool = True,
         name: str = "sb3",
+        revision: str = "",
     ) -> None:
         """``weights`` under SB3's names. Raises ``MfenvError`` if they do not fit together.
 
         With ``deterministic=False`` actions are drawn, with noise keyed by the episodes' seeds.
         """
-        self.name, self._masked, self._deterministic = name, masked, deterministic
+        self.name, self.revision = name, revision
+        self._masked, self._deterministic = masked, deterministic
         self._mean, self._scale = (_take(weights, f"features_extractor.{n}") for n in _STANDARD)
         self._lstm: tuple[Floats, ...] = ()
         width = _N_OBSERVED
@@ -98,8 +100,15 @@ class LearnedPlanner:
             weights = load_file(path)
         except (OSError, SafetensorError) as error:
             raise MfenvError(f"{path} cannot be read ({error}); {_MAKE_ONE}") from None
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
         try:
-            return cls(weights, masked=masked, deterministic=deterministic, name=f"sb3:{folder}")
+            return cls(
+                weights,
+                masked=masked,
+                deterministic=deterministic,
+                name=f"sb3:{folder}",
+                revision=f"sha256:{digest}",
+            )
         except MfenvError as error:
             raise MfenvError(f"{path}: {error}; {_MAKE_ONE}") from None
 

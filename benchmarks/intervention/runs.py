@@ -77,8 +77,12 @@ def identity(runs: Runs) -> dict[str, Any]:
 
 
 def _described(name: str) -> tuple[str, str]:
-    """How a planner is shown, without the folders of this disk, and a hash of files it reads."""
-    shown, digest = build_planner(name).name, hashlib.sha256()
+    """How a planner is shown, without the folders of this disk, and a hash of files it reads.
+
+    A planner that comes with a package has its own ``revision``, if it has learned anything.
+    """
+    planner, digest = build_planner(name), hashlib.sha256()
+    shown, own = planner.name, str(getattr(planner, "revision", ""))
     read = False
     for piece in name.split("|"):
         while ":" in piece and not Path(piece).exists():
@@ -92,7 +96,7 @@ def _described(name: str) -> tuple[str, str]:
                     digest.update(file.relative_to(path.parent).name.encode() + b"\0")
                     digest.update(hashlib.sha256(file.read_bytes()).digest())
                     read = True
-    return shown, digest.hexdigest()[:16] if read else ""
+    return shown, digest.hexdigest()[:16] if read else own
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,13 +18,12 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents.planners import affordable
 from mfenv.errors import MfenvError
-from mfenv.interventions import N_ACTIONS, decode_action
+from mfenv.interventions import N_ACTIONS
 
 __all__ = ["GymnasiumVecEnv"]
 
-_COSTS = np.array([decode_action(a).cost for a in range(N_ACTIONS)])
-_EPSILON = 1e-9  # as in the environments: sums of floats still pay what they should
 _MODES = (AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED)
 
 Indices = None | int | Iterable[int]
@@ -102,7 +101,7 @@ class GymnasiumVecEnv(VecEnv):  # type: ignore[misc]
                 f"action masks need actions of the form Discrete({N_ACTIONS}), not "
                 f"{self.action_space}"
             )
-        return np.asarray(self._budget[:, None] + _EPSILON >= _COSTS)
+        return affordable(self._budget)
 
     def close(self) -> None:
         """Close the environment."""
