@@ -232,6 +232,8 @@ def write_entry(
         files[path] = digest.hexdigest()
 
     put(part, "cases.jsonl", (canonical(_case_json(case)) for case in cases))
+    if not open_text:  # however an entry is kept, its texts are not committed by oversight
+        (private / ".gitignore").write_text("*\n", encoding="utf-8")
     for (condition, method), each in runs.items():
         for name in (condition, method):
             if not NAME.fullmatch(name):
