@@ -147,6 +147,7 @@ def test_an_entry_holds_no_text_of_real_topics_and_gives_the_same_scores(env, da
         assert not any(t in public for t in event.posts.texts if len(t) > 12)
         assert event.event_id not in public
     # The texts stay beside it; what was published of them is a hash of each step's line.
+    assert (tmp_path / "e.private/.gitignore").read_text() == "*\n"  # never committed by oversight
     lines = (tmp_path / "e.private/texts/core/toy.jsonl").read_bytes().splitlines(keepends=True)
     steps = (tmp_path / "e/journals/core/toy.jsonl").read_bytes().splitlines()
     assert len(lines) == len(steps) == 4 * 2 * 6
