@@ -70,7 +70,7 @@ def test_the_tuned_mean_field_model_is_found_by_its_backbone():
     assert tuned.policy == plain.policy  # the same requests, so one call for both
     assert tuned.mean_field != plain.mean_field
     with pytest.raises(MfenvError, match="make one: mfenv train ib-tune"):
-        make_method("ib-tune", build_backbone("embedded-en-xs"))
+        make_method("ib-tune", build_backbone("embedded-en"))
     config = json.loads((WEIGHTS / "ib-tune-weibo-s/mean-field/adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "weibo-s"  # and no folder of a disk
     assert "Limits" in (WEIGHTS / "ib-tune-weibo-s" / "README.md").read_text(encoding="utf-8")
