@@ -6,7 +6,7 @@ from mfenv.cli import Jobs
 
 __all__ = ["HELP", "add_arguments", "run"]
 
-HELP = "train an annotator, a backbone, a baseline on one, or how opinions move"
+HELP = "train an annotator, a backbone, a baseline on one, how opinions move, or a surrogate"
 
 _JOBS = Jobs(
     "train",
@@ -17,6 +17,10 @@ _JOBS = Jobs(
         "mop": ("training.mop", "personas and their gates, for the method mop"),
         "sft": ("training.sft", "an adapter that is fine-tuned on real reactions"),
         "ngram": ("training.ngram", "an n-gram model as a backbone, counted on NumPy alone"),
+        "surrogate": (
+            "training.fit_surrogate.command",
+            "a numeric mean field, from episodes of a tier or real events",
+        ),
         "opinions": ("training.opinions", "how opinions move, from people who come back"),
     },
 )

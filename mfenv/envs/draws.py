@@ -1,4 +1,4 @@
-"""Episodes drawn by counter: a pure function of (seed, episode), for any number of lanes at once."""
+"""Episodes drawn by counter: a pure function of (seed, episode), for all lanes at once."""
 
 from __future__ import annotations
 

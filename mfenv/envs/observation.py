@@ -50,6 +50,7 @@ _PARTS: tuple[tuple[str, int, float], ...] = (  # name, size, lower bound; the u
     ("activity", len(KINDS), 0.0),
     ("credibility", 1, 0.0),
 )
+_ONE = np.float32(1.0)
 _ENDS = np.cumsum([size for _, size, _ in _PARTS]).tolist()
 
 OBSERVATION_SLICES: Mapping[str, slice] = MappingProxyType(
@@ -97,7 +98,7 @@ def vector(
     """
     distribution = np.asarray(distribution, dtype=float)
     shape = distribution.shape[:-1]
-    values = np.zeros((*shape, _ENDS[-1]))
+    values = np.zeros((*shape, _ENDS[-1]), dtype=np.float32)
     parts = OBSERVATION_SLICES
     values[..., parts["distribution"]] = distribution
     values[..., parts["change"]] = distribution - np.asarray(previous)
@@ -110,7 +111,7 @@ def vector(
     values[..., parts["budget"].start] = budget
     values[..., parts["activity"]] = activity
     values[..., parts["credibility"].start] = credibility
-    return np.minimum(np.maximum(values, -1.0), 1.0).astype(np.float32)
+    return np.minimum(np.maximum(values, -_ONE, out=values), _ONE, out=values)
 
 
 def as_parts(values: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:

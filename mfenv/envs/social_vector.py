@@ -142,8 +142,11 @@ class SocialVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], Any]):
         i = slice(None) if active.all() else np.flatnonzero(active)
         harm[i] = self._one.objective.harms(distribution[i], own[i], self._truth[i])
         rewards = np.where(active, -harm - self._one.cost_weight * cost, 0.0)
-        self._previous = np.where(active[:, None], self._latest, self._previous)
-        self._latest = np.where(active[:, None], distribution, self._latest)
+        if active.all():
+            self._previous, self._latest = self._latest, distribution
+        else:
+            self._previous = np.where(active[:, None], self._latest, self._previous)
+            self._latest = np.where(active[:, None], distribution, self._latest)
         self._spent = self._spent + cost
         self._elapsed = self._elapsed + active
         truncated = active & (self._elapsed >= self._steps)
@@ -520,7 +523,9 @@ class _Rows:
         self.perceived[i], self.reached[i] = start.perceived, start.latest
         self.mixture[i] = start.mixture
         self.previous[i], self.latest[i] = [
-            UNIFORM, UNIFORM, *recorded_shares(start.labels, one.batch)
+            UNIFORM,
+            UNIFORM,
+            *recorded_shares(start.labels, one.batch),
         ][-2:]
 
 

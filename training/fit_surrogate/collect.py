@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from mfenv.dynamics.assemble import AUTO, build_process
 from mfenv.dynamics.process import ProcessSettings, advance, warm_up
-from mfenv.dynamics.society import SocietyDynamics
+from mfenv.dynamics.society import initial_state, society_step, worlds_of
+from mfenv.envs.observation import domain_index
 from mfenv.envs.scenarios import SPLITS
+from mfenv.envs.social import recorded_shares
 from mfenv.events.event import Event
 from mfenv.events.synthetic.generator import SyntheticSociety, random_actions
 from mfenv.interventions import N_ACTIONS, decode_action
@@ -26,6 +28,7 @@ __all__ = ["BATCH", "HORIZON", "WARMUP", "Plan", "Tier", "collect", "plans", "ti
 WARMUP, BATCH, HORIZON = 50, 16, 16  # as the environment's defaults
 _RESPONSE_STEPS, _RESPONSE_EVENTS = 6, 14  # as in benchmarks.response
 _PART = 16  # episodes that are played together and saved together
+_BLOCK = 1200  # episodes whose schedules are drawn together, so that more of them change none
 _STREAM = 61  # first word of the generator's key
 _NOISE = 1_000  # of the noise seeds, apart from those of other data
 
@@ -64,12 +67,15 @@ def plans(episodes: int, seed: int = 0, *, events: int = 280, held_out: int = 4)
     Random schedules (:func:`mfenv.events.synthetic.generator.random_actions`: none, sparse, mixed
     and sustained ones) on ``events`` events of the train society; ``held_out`` on each validation
     event; and every action, repeated for six steps under the same noise, on 14 of these events.
+    ``episodes`` is rounded up to a whole number of parts; the first ones do not depend on it.
     """
     n = SPLITS["validation"][1]
+    episodes = -(-episodes // _PART) * _PART
 
     def schedule(name: int, size: int) -> NDArray[np.intp]:
         return random_actions(generator(_STREAM, seed, name), size, HORIZON)
 
+    blocks = [schedule(1 + 2 * b, _BLOCK) for b in range(-(-episodes // _BLOCK))]
     held = np.tile(np.arange(n), held_out)
     asked = np.tile(np.arange(_RESPONSE_EVENTS), N_ACTIONS)
     answers = np.repeat(np.arange(N_ACTIONS), _RESPONSE_EVENTS)
@@ -93,7 +99,7 @@ def plans(episodes: int, seed: int = 0, *, events: int = 280, held_out: int = 4)
             "train",
             np.arange(episodes) % events,
             2 * _NOISE + np.arange(episodes),
-            schedule(1, episodes),
+            np.concatenate(blocks)[:episodes],
         ),
     ]
 
@@ -138,14 +144,27 @@ def _society(
     seeds: Sequence[int],
     actions: NDArray[np.intp],
 ) -> Episodes:
-    played = []
-    for event, number, seed, plan in zip(events, numbers, seeds, actions, strict=True):
-        dynamics = SocietyDynamics(batch=BATCH, warmup=WARMUP)
-        warmup = dynamics.reset(event, seed)
-        start = dynamics.perceived
-        records = [dynamics.step(decode_action(a)) for a in plan]
-        played.append(episode(event, number, warmup, records, BATCH, start))
-    return concatenate(played)
+    worlds = worlds_of(events, seeds, warmup=WARMUP, batch=BATCH)
+    state = initial_state(worlds, events)
+    perceived, steps = [state.perceived], []
+    for t in range(actions.shape[1]):
+        state, record = society_step(worlds, state, actions[:, t])
+        perceived.append(state.perceived)
+        steps.append(record)
+    recorded = [np.asarray(e.labels)[1 : 1 + WARMUP] for e in events]
+    return Episodes(
+        event=np.array(numbers, dtype=np.int32),
+        domain=np.array([domain_index(e.domain) for e in events], dtype=np.int8),
+        truth=np.array([-1 if e.truth is None else int(e.truth) for e in events], dtype=np.int8),
+        latest=np.stack([recorded_shares(labels, BATCH)[-1] for labels in recorded]),
+        actions=actions.astype(np.int8),
+        labels=np.stack([r.labels for r in steps], axis=1),
+        planted=np.stack([r.planted for r in steps], axis=1),
+        archetypes=np.stack([r.archetypes for r in steps], axis=1),
+        perceived=np.stack(perceived, axis=1),
+        activity=np.stack([r.activity for r in steps], axis=1),
+        distribution=np.stack([r.distribution for r in steps], axis=1),
+    )
 
 
 def collect(

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mfenv.distributions import UNIFORM
 from mfenv.dynamics.records import StepRecord
 from mfenv.envs.observation import domain_index
 from mfenv.envs.social import recorded_shares
-from mfenv.distributions import UNIFORM
 from mfenv.errors import DataError
 from mfenv.events.event import Event
 from mfenv.interventions import encode_action

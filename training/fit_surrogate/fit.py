@@ -112,9 +112,7 @@ class _Parameters:
         shape = (len(VISIBLE), len(INTENSITIES), N_OUTPUTS)
         shapes = ((_INPUTS, N_OUTPUTS), (archetypes, N_OUTPUTS), shape, (archetypes, *shape))
         self.all = [
-            torch.zeros(s, dtype=torch.float64)
-            if start is None
-            else start.all[i].detach().clone()
+            torch.zeros(s, dtype=torch.float64) if start is None else start.all[i].detach().clone()
             for i, s in enumerate(shapes)
         ]
         for tensor in self.all:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mfenv.distributions import SMOOTHING, UNIFORM, kl_per_dimension, normalise
-from mfenv.dynamics.surrogate.kernel import Worlds, advance, begin, chances, step
+from mfenv.dynamics.surrogate.kernel import Worlds, advance, begin, chances
 from mfenv.dynamics.surrogate.model import TO_LABELS, SurrogateModel
 from mfenv.dynamics.surrogate.sampling import multinomial
+from mfenv.dynamics.surrogate.stepping import stepper
 from mfenv.interventions import KINDS, N_ACTIONS, action_name
 from mfenv.labels import DIMENSIONS, NAMES, SLICES
 from mfenv.noise import uniform
@@ -26,7 +27,8 @@ MEASURED: tuple[str, ...] = ("belief/believe", "behavior/share", "stance/oppose"
 """Shares of the response table."""
 
 _NOISE = 5_000_000  # of the surrogate's seeds, apart from those of the episodes
-_REPEATS = 16  # rollouts of the surrogate that its response is averaged over
+_REPEATS = 16  # rollouts of the surrogate that are averaged
+_PERCEIVED = 5 * 16  # people that a moving average of weight 1/3 is worth: five batches
 _FIRST_FLOOR, _OTHER_FLOOR = 1, 2  # tokens of the floor's draws
 
 
@@ -61,8 +63,10 @@ def rollouts(
 ) -> Floats:
     """Own shares ``(K, T, 23)`` of worlds under flat actions ``(K, T)``."""
     worlds, path = worlds.copy(), []
+    # In NumPy, so that a report has the same bytes whatever is installed.
+    step = stepper(model, compiled=False)
     for t in range(actions.shape[1]):
-        result = step(model, worlds, actions[:, t], batch=batch, warmup=warmup)
+        result = step(worlds, actions[:, t], batch=batch, warmup=warmup)
         advance(worlds, result)
         path.append(result.distribution)
     return np.stack(path, axis=1)
@@ -121,8 +125,9 @@ def measure(
     own = (~held_out.planted).sum(axis=2).astype(float)
     real = held_out.distribution
     expected = _one_step(model, held_out)
-    past = held_out.perceived[:, :-1]
     inf = np.inf
+    # A share that was never perceived is not impossible: 0.5 for each label beside the people.
+    past = normalise(held_out.perceived[:, :-1] * _PERCEIVED, SMOOTHING)
     figures: dict[str, Any] = {
         "held-out episodes": len(held_out),
         "steps": int(real.shape[0] * real.shape[1]),
@@ -134,7 +139,12 @@ def measure(
         },
     }
     worlds = worlds_of(model, held_out)
-    played = rollouts(model, worlds, held_out.actions, batch=batch, warmup=warmup)
+    again = _repeated(worlds, _REPEATS)
+    again = replace(again, seed=_NOISE + np.arange(len(again)))
+    plan = np.tile(held_out.actions, (_REPEATS, 1))
+    many = rollouts(model, again, plan, batch=batch, warmup=warmup)
+    many = many.reshape(_REPEATS, *real.shape)
+    played, forecast = many[0], many.mean(axis=0)
     windows = {}
     for first in range(0, real.shape[1] - 3, 4):
         part = slice(first, first + 4)
@@ -150,6 +160,7 @@ def measure(
         two = [_resample(a[:, None], n[:, None], 1, k) for k in (_FIRST_FLOOR, _OTHER_FLOOR)]
         windows[f"{first + 1} to {first + 4}"] = {
             "surrogate": _kl(a, b, n, n),
+            "mean of rollouts": _kl(a, pool(forecast), n, n * _REPEATS),
             "persistence": _kl(a, still, n, np.full_like(n, float(warmup))),
             "mean of all": _kl(a, mean, n, inf),
             "floor": _kl(two[0][:, 0], two[1][:, 0], n, n),
@@ -158,10 +169,7 @@ def measure(
     if response is None:
         return Report(figures)
     tables = {"tier": _tier_response(response)}
-    every = [
-        _surrogate_response(model, response, member, batch=batch, warmup=warmup)
-        for member in range(-1, len(model.members))
-    ]
+    every = _surrogate_response(model, response, batch=batch, warmup=warmup)
     tables["surrogate"] = every[0]
     if model.members:
         tables["spread"] = np.std(every[1:], axis=0, ddof=1)
@@ -194,18 +202,33 @@ def _tier_response(response: Episodes) -> Floats:
 
 
 def _surrogate_response(
-    model: SurrogateModel, response: Episodes, member: int, *, batch: int, warmup: int
+    model: SurrogateModel, response: Episodes, *, batch: int, warmup: int
 ) -> Floats:
+    """The same of every fit ``(1 + members, 19, 23)``, averaged over rollouts as well."""
     none = response.take(response.actions[:, 0] == 0)
-    worlds = worlds_of(model, none, member)
-    k = len(worlds)
-    total = np.zeros((N_ACTIONS, len(NAMES)))
-    for number in range(_REPEATS):
-        again = replace(worlds, seed=worlds.seed + k * number)
-        for action in range(N_ACTIONS):
-            plan = np.full((k, response.actions.shape[1]), action)
-            total[action] += rollouts(model, again, plan, batch=batch, warmup=warmup).mean((0, 1))
-    return (total - total[0]) / _REPEATS
+    one = worlds_of(model, none)
+    k, steps = len(one), response.actions.shape[1]
+    every = []
+    for member in range(-1, len(model.members)):
+        worlds = _repeated(worlds_of(model, none, member), _REPEATS * N_ACTIONS)
+        number = np.arange(len(worlds)) // k  # repeats and actions, the worlds innermost
+        plan = np.repeat((number % N_ACTIONS)[:, None], steps, axis=1)
+        # Equal noise under every action.
+        again = replace(worlds, seed=worlds.seed + k * (number // N_ACTIONS))
+        path = rollouts(model, again, plan, batch=batch, warmup=warmup).mean(axis=1)
+        by_action = path.reshape(_REPEATS, N_ACTIONS, k, -1).mean(axis=(0, 2))
+        every.append(by_action - by_action[0])
+    return np.stack(every)
+
+
+def _repeated(worlds: Worlds, times: int) -> Worlds:
+    return Worlds(
+        **{
+            f.name: np.tile(value, (times, *(1,) * (value.ndim - 1)))
+            for f in fields(worlds)
+            for value in [getattr(worlds, f.name)]
+        }
+    )
 
 
 def markdown(model: SurrogateModel, report: Report, title: str, about: Sequence[str]) -> str:
@@ -232,14 +255,15 @@ def markdown(model: SurrogateModel, report: Report, title: str, about: Sequence[
         "",
         "## Rollouts",
         "",
-        "KL of four batches together from the surrogate's own draws, started after the warm-up and "
-        "never corrected. Persistence is the warm-up's distribution; the floor is two draws of "
-        "equal size from the same shares.",
+        "KL of four batches together from what the surrogate plays when it is started after the "
+        "warm-up and never corrected: one rollout, whose chance differs from the other's, and the "
+        f"mean of {_REPEATS}, which is its forecast. Persistence is what was perceived after the "
+        "warm-up; the floor is two draws of equal size from the same shares.",
         "",
-        "| steps | surrogate | persistence | mean of all episodes | floor |",
-        "|---|---|---|---|---|",
+        "| steps | one rollout | mean of rollouts | persistence | mean of all episodes | floor |",
+        "|---|---|---|---|---|---|",
     ]
-    names = ("surrogate", "persistence", "mean of all", "floor")
+    names = ("surrogate", "mean of rollouts", "persistence", "mean of all", "floor")
     for window, row in figures["rollout, steps"].items():
         lines.append(f"| {window} | " + " | ".join(f"{row[n]:.4f}" for n in names) + " |")
     lines += ["", "## Response to interventions", ""]
@@ -270,4 +294,3 @@ def markdown(model: SurrogateModel, report: Report, title: str, about: Sequence[
             cells.append(f"{report.response['surrogate'][action, i]:+.3f}{width}")
         lines.append(f"| {action_name(action)} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
-

@@ -6,24 +6,22 @@ The same arithmetic in the same order as far as it decides counts; the last bits
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import fields
 from typing import Any
 
 import numpy as np
-from numba import get_num_threads, njit, prange, set_num_threads
+from numba import get_num_threads, njit, prange
 from numpy.typing import NDArray
 
 from mfenv.distributions import UNIFORM
 from mfenv.dynamics.notices import VISIBLE
 from mfenv.dynamics.reach import AMPLIFIED, BLOCKED, PERCEPTION_RATE, PLANTED, PLANTED_SHARE
-from mfenv.dynamics.surrogate.kernel import N_DRAWS, Step, Worlds
+from mfenv.dynamics.surrogate.kernel import Step, Worlds
 from mfenv.dynamics.surrogate.model import (
     CELLS,
     GROUPS,
     N_CELLS,
     N_OUTPUTS,
-    OTHER_LABELS,
     TO_LABELS,
     Kernel,
     SurrogateModel,
@@ -52,6 +50,9 @@ _LABELS = np.array([int(np.flatnonzero(row)[0]) for row in TO_LABELS[N_CELLS:]])
 _CELL_LABELS = np.array([np.flatnonzero(row) for row in TO_LABELS[:N_CELLS]])
 _QUANTILES = np.array(quantile_table())
 _PARALLEL = 256  # worlds from which threads pay
+_FEW = 64.0  # people up to whom a power is a few products
+_TABLED = 65
+_INVERSE = np.concatenate([np.ones(1), 1.0 / np.arange(1, _TABLED)])
 
 
 @njit(cache=True, inline="always")
@@ -93,7 +94,7 @@ def _binomial(n: float, p: float, u: float) -> float:
     mean = n * small
     variance = mean * (1.0 - small)
     if variance < SMALL_VARIANCE:
-        mass = math.exp(n * math.log1p(-small))
+        mass = (1.0 - small) ** int(n) if n <= _FEW else math.exp(n * math.log1p(-small))
         odds = small / (1.0 - small)
         cdf = mass
         k = 0.0
@@ -101,7 +102,8 @@ def _binomial(n: float, p: float, u: float) -> float:
             if k > 0.0 and mass <= 1e-18 and k >= mean:
                 break
             k += 1.0
-            mass *= (n - k + 1.0) / k * odds
+            scale = _INVERSE[int(k)] if k < _TABLED else 1.0 / k
+            mass *= (n - k + 1.0) * scale * odds
             cdf += mass
     else:
         z = _quantile(v)
@@ -113,8 +115,9 @@ def _binomial(n: float, p: float, u: float) -> float:
 
 
 @njit(cache=True)
-def _world(
-    i: int,
+def _range(
+    start: int,
+    stop: int,
     seed: Any,
     member: Any,
     offset: Any,
@@ -138,161 +141,160 @@ def _world(
     out_perceived: Any,
     out_activity: Any,
 ) -> None:
-    # What runs.
+    """Step worlds ``start`` to ``stop``; ``bias`` and ``notices`` are exponentials."""
     effective = np.empty(_KINDS)
-    action = actions[i]
-    for k in range(_KINDS):
-        a = activity[i, k] * _DECAY[k]
-        if a < _FLOOR:
-            a = 0.0
-        if action > 0 and (action - 1) // _N_INTENSITIES == k:
-            a = max(a, _STRENGTHS[(action - 1) % _N_INTENSITIES])
-        out_activity[i, k] = a
-        effective[k] = a * identified[k]
-
-    # Chances of somebody drawn from the mixture.
-    fit = member[i]
-    logits = offset[i].copy()
-    for x in range(N_LABELS):
-        z = perceived[i, x] - UNIFORM[x]
-        d = latest[i, x] - UNIFORM[x]
-        for m in range(_A):
-            logits[m] += z * on_perceived[fit, x, m] + d * on_latest[fit, x, m]
-    time = steps[i] / (steps[i] + 16.0)
-    for m in range(_A):
-        logits[m] += time * on_time[fit, m]
     levels = np.empty(_STATEMENT_KINDS, dtype=np.int64)
-    for k in range(_STATEMENT_KINDS):
-        a = effective[_VISIBLE[k]]
-        levels[k] = -1
-        if a >= _FLOOR:
-            best = 0
-            for s in range(1, _N_INTENSITIES):
-                if abs(a - _STRENGTHS[s]) < abs(a - _STRENGTHS[best]):
-                    best = s
-            levels[k] = best
-    p = np.zeros(_A)
-    e = np.empty(_A)
-    for a in range(bias.shape[1]):
-        share = mixture[i, a]
-        if share <= 0.0:
-            continue
+    logits, p, e, counts = np.empty(_A), np.empty(_A), np.empty(_A), np.empty(_A)
+    shares, reached = np.empty(N_LABELS), np.empty(N_LABELS)
+    weighted, others = np.empty(N_CELLS), np.empty(_A - N_CELLS)
+    for i in range(start, stop):
+        # What runs.
+        action = actions[i]
+        for k in range(_KINDS):
+            a = activity[i, k] * _DECAY[k]
+            if a < _FLOOR:
+                a = 0.0
+            if action > 0 and (action - 1) // _N_INTENSITIES == k:
+                a = max(a, _STRENGTHS[(action - 1) % _N_INTENSITIES])
+            out_activity[i, k] = a
+            effective[k] = a * identified[k]
+
+        # Chances of somebody drawn from the mixture.
+        fit = member[i]
+        logits[:] = offset[i]
+        for x in range(N_LABELS):
+            z = perceived[i, x] - UNIFORM[x]
+            d = latest[i, x] - UNIFORM[x]
+            for m in range(_A):
+                logits[m] += z * on_perceived[fit, x, m] + d * on_latest[fit, x, m]
+        time = steps[i] / (steps[i] + 16.0)
         for m in range(_A):
-            e[m] = logits[m] + bias[fit, a, m]
+            logits[m] += time * on_time[fit, m]
         for k in range(_STATEMENT_KINDS):
-            if levels[k] >= 0:
-                for m in range(_A):
-                    e[m] += notices[fit, a, k, levels[k], m]
+            a = effective[_VISIBLE[k]]
+            levels[k] = -1
+            if a >= _FLOOR:
+                best = 0
+                for s in range(1, _N_INTENSITIES):
+                    if abs(a - _STRENGTHS[s]) < abs(a - _STRENGTHS[best]):
+                        best = s
+                levels[k] = best
+        # Chances relative to one another: exponentials of sums are products of exponentials.
+        top = logits[0]
+        for m in range(1, _A):
+            top = max(top, logits[m])
         for m in range(_A):
-            e[m] = math.exp(e[m])
-        first = 0
+            logits[m] = math.exp(logits[m] - top)
+            p[m] = 0.0
+        for a in range(bias.shape[1]):
+            share = mixture[i, a]
+            if share <= 0.0:
+                continue
+            for m in range(_A):
+                e[m] = logits[m] * bias[fit, a, m]
+            for k in range(_STATEMENT_KINDS):
+                if levels[k] >= 0:
+                    for m in range(_A):
+                        e[m] *= notices[fit, a, k, levels[k], m]
+            first = 0
+            for g in range(len(_ENDS)):
+                total = 0.0
+                for m in range(first, _ENDS[g]):
+                    total += e[m]
+                scale = share / total
+                for m in range(first, _ENDS[g]):
+                    p[m] += scale * e[m]
+                first = _ENDS[g]
+
+        # Counts.
+        planted = np.rint(effective[_SEED] * batch * PLANTED_SHARE)
+        own = batch - planted
+        key = _absorb(_absorb(np.uint64(0), seed[i]), steps[i])
+        draw, first = 0, 0
         for g in range(len(_ENDS)):
-            total = 0.0
+            left, mass = own, 0.0
             for m in range(first, _ENDS[g]):
-                total += e[m]
-            scale = share / total
-            for m in range(first, _ENDS[g]):
-                p[m] += scale * e[m]
+                mass += p[m]
+            for m in range(first, _ENDS[g] - 1):
+                count = 0.0
+                if left > 0.0 and mass > 0.0:
+                    word = _absorb(key, draw)
+                    u = float(word >> np.uint64(11)) * 2.0**-53
+                    count = _binomial(left, p[m] / mass, u)
+                counts[m] = count
+                left -= count
+                mass -= p[m]
+                draw += 1
+            counts[_ENDS[g] - 1] = left
             first = _ENDS[g]
+        out_own[i] = int(own)
 
-    # Counts.
-    planted = np.rint(effective[_SEED] * batch * PLANTED_SHARE)
-    own = batch - planted
-    key = _absorb(_absorb(np.uint64(0), seed[i]), steps[i])
-    counts = np.empty(_A)
-    draw, first = 0, 0
-    for g in range(len(_ENDS)):
-        left, mass = own, 0.0
-        for m in range(first, _ENDS[g]):
-            mass += p[m]
-        for m in range(first, _ENDS[g] - 1):
-            count = 0.0
-            if left > 0.0 and mass > 0.0:
-                word = _absorb(key, draw)
-                u = float(word >> np.uint64(11)) * 2.0**-53
-                count = _binomial(left, p[m] / mass, u)
-            counts[m] = count
-            left -= count
-            mass -= p[m]
-            draw += 1
-        counts[_ENDS[g] - 1] = left
-        first = _ENDS[g]
-    out_own[i] = int(own)
-
-    # The observed shares.
-    people = own if own > 0.0 else 1.0
-    shares = np.zeros(N_LABELS)
-    for c in range(N_CELLS):
-        for j in range(3):
-            shares[_CELL_LABELS[c, j]] += counts[c]
-    for m in range(_A - N_CELLS):
-        shares[_LABELS[m]] = counts[N_CELLS + m]
-    for x in range(N_LABELS):
-        out_distribution[i, x] = shares[x] / people if own > 0.0 else latest[i, x]
-
-    # What reaches the mean field.
-    support = AMPLIFIED * effective[_SUPPORT]
-    oppose = AMPLIFIED * effective[_OPPOSE]
-    through = 1.0 - BLOCKED * effective[_FRICTION]
-    weighted = np.empty(N_CELLS)
-    mine = 0.0
-    for c in range(N_CELLS):
-        w = 1.0
-        if _STANCE[c] == 0:
-            w += support
-        elif _STANCE[c] == 1:
-            w += oppose
-        if _SHARED[c]:
-            w *= through
-        weighted[c] = counts[c] * w
-        mine += weighted[c]
-    reached = np.zeros(N_LABELS)
-    if mine > 0.0:
-        others = np.empty(_A - N_CELLS)
-        for m in range(_A - N_CELLS):
-            others[m] = counts[N_CELLS + m] / people
+        # The observed shares.
+        people = own if own > 0.0 else 1.0
+        shares[:] = 0.0
         for c in range(N_CELLS):
-            share = weighted[c] / mine
             for j in range(3):
-                reached[_CELL_LABELS[c, j]] += share
-            move = share - counts[c] / people
-            if move != 0.0:
-                for m in range(_A - N_CELLS):
-                    others[m] += move * association[c, m]
-        first = N_CELLS
-        for g in range(1, len(_ENDS)):
-            total = 0.0
-            for m in range(first - N_CELLS, _ENDS[g] - N_CELLS):
-                others[m] = max(others[m], 0.0)
-                total += others[m]
-            for m in range(first - N_CELLS, _ENDS[g] - N_CELLS):
-                reached[_LABELS[m]] = others[m] / total if total > 0.0 else 0.0
-            first = _ENDS[g]
-    seeds = planted
-    if _PLANTED_STANCE == 0:
-        seeds *= 1.0 + support
-    elif _PLANTED_STANCE == 1:
-        seeds *= 1.0 + oppose
-    weight = mine + seeds
-    rate = max(PERCEPTION_RATE, 1.0 / (before + steps[i] + 1.0))
-    for x in range(N_LABELS):
-        if weight > 0.0:
-            new = (mine * reached[x] + seeds * _PLANTED[x]) / weight
-            out_perceived[i, x] = (1.0 - rate) * perceived[i, x] + rate * new
-        else:
-            out_perceived[i, x] = perceived[i, x]
+                shares[_CELL_LABELS[c, j]] += counts[c]
+        for m in range(_A - N_CELLS):
+            shares[_LABELS[m]] = counts[N_CELLS + m]
+        for x in range(N_LABELS):
+            out_distribution[i, x] = shares[x] / people if own > 0.0 else latest[i, x]
 
-
-@njit(cache=True)
-def _serial(*args: Any) -> None:
-    for i in range(len(args[0])):
-        _world(i, *args)
+        # What reaches the mean field.
+        support = AMPLIFIED * effective[_SUPPORT]
+        oppose = AMPLIFIED * effective[_OPPOSE]
+        through = 1.0 - BLOCKED * effective[_FRICTION]
+        mine = 0.0
+        for c in range(N_CELLS):
+            w = 1.0
+            if _STANCE[c] == 0:
+                w += support
+            elif _STANCE[c] == 1:
+                w += oppose
+            if _SHARED[c]:
+                w *= through
+            weighted[c] = counts[c] * w
+            mine += weighted[c]
+        reached[:] = 0.0
+        if mine > 0.0:
+            for m in range(_A - N_CELLS):
+                others[m] = counts[N_CELLS + m] / people
+            for c in range(N_CELLS):
+                share = weighted[c] / mine
+                for j in range(3):
+                    reached[_CELL_LABELS[c, j]] += share
+                move = share - counts[c] / people
+                if move != 0.0:
+                    for m in range(_A - N_CELLS):
+                        others[m] += move * association[c, m]
+            first = N_CELLS
+            for g in range(1, len(_ENDS)):
+                total = 0.0
+                for m in range(first - N_CELLS, _ENDS[g] - N_CELLS):
+                    others[m] = max(others[m], 0.0)
+                    total += others[m]
+                for m in range(first - N_CELLS, _ENDS[g] - N_CELLS):
+                    reached[_LABELS[m]] = others[m] / total if total > 0.0 else 0.0
+                first = _ENDS[g]
+        seeds = planted
+        if _PLANTED_STANCE == 0:
+            seeds *= 1.0 + support
+        elif _PLANTED_STANCE == 1:
+            seeds *= 1.0 + oppose
+        weight = mine + seeds
+        rate = max(PERCEPTION_RATE, 1.0 / (before + steps[i] + 1.0))
+        for x in range(N_LABELS):
+            if weight > 0.0:
+                new = (mine * reached[x] + seeds * _PLANTED[x]) / weight
+                out_perceived[i, x] = (1.0 - rate) * perceived[i, x] + rate * new
+            else:
+                out_perceived[i, x] = perceived[i, x]
 
 
 @njit(cache=True, parallel=True)
-def _threads(*args: Any) -> None:
-    for i in prange(len(args[0])):
-        _world(i, *args)
+def _threads(chunks: int, k: int, *args: Any) -> None:
+    for c in prange(chunks):
+        _range(c * k // chunks, (c + 1) * k // chunks, *args)
 
 
 class CompiledStep:
@@ -305,11 +307,11 @@ class CompiledStep:
             for f in fields(Kernel)
         }
         self._parameters = (
-            stacked["bias"],
+            np.exp(stacked["bias"]),
             stacked["perceived"],
             stacked["latest"],
             stacked["time"],
-            stacked["notices"],
+            np.exp(stacked["notices"]),
             np.ascontiguousarray(model.association),
             np.array(model.identified, dtype=float),
         )
@@ -321,8 +323,7 @@ class CompiledStep:
         k = len(worlds)
         distribution, perceived = np.empty((k, N_LABELS)), np.empty((k, N_LABELS))
         own, activity = np.empty(k, dtype=np.int64), np.empty((k, _KINDS))
-        run = _threads if k >= _PARALLEL else _serial
-        run(
+        arguments = (
             worlds.seed,
             worlds.member,
             worlds.offset,
@@ -340,4 +341,8 @@ class CompiledStep:
             perceived,
             activity,
         )
+        if k >= _PARALLEL:
+            _threads(4 * get_num_threads(), k, *arguments)
+        else:
+            _range(0, k, *arguments)
         return Step(distribution, own, perceived, activity)

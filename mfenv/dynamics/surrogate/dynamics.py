@@ -308,9 +308,7 @@ class SurrogateDynamics:
 
     def fork(self) -> Self:
         """An independent world at this point, with the same noise ahead of it."""
-        twin = type(self)(
-            self.model, batch=self.batch, warmup=self.warmup, member=self.member
-        )
+        twin = type(self)(self.model, batch=self.batch, warmup=self.warmup, member=self.member)
         twin._event, twin._start, twin.seed = self._event, self._start, self.seed
         twin._worlds = None if self._worlds is None else self._worlds.copy()
         return twin

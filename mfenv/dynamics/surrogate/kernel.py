@@ -217,8 +217,8 @@ def step(
 ) -> Step:
     """Let ``batch`` people act in each world under flat actions ``(K,)``.
 
-    Changes nothing; :func:`advance` moves the worlds on. Kinds that the model does not identify run (they
-    are active) but have no effect.
+    Changes nothing; :func:`advance` moves the worlds on. Kinds that the model does not identify
+    run (they are active) but have no effect.
     """
     activity = next_activities(worlds.activity, actions)
     effective = activity * np.asarray(model.identified)

@@ -4,7 +4,7 @@ A reaction has one of 12 *cells* (stance × belief × behaviour, which are what 
 amplification weigh) and one label in each of the other five dimensions. Somebody of archetype a
 draws from six softmaxes over the 12 + 16 outputs, with logits
 
-    bias[a] + domain[x] + warmup·w + perceived·z + latest·d + time·τ + Σ_kind notices[a, kind, level]
+    bias[a] + domain[x] + warmup·w + perceived·z + latest·d + time·τ + Σ_k notices[a, k, level]
 
 where w and z are what was perceived after the warm-up and is perceived now, d are the shares of the
 latest batch (each minus the uniform distribution), τ = t / (t + 16) after t steps, and the notices
@@ -215,9 +215,7 @@ class SurrogateModel:
         """The model as it is read back: parameters are stored in single precision."""
 
         def single(kernel: Kernel) -> Kernel:
-            return Kernel(
-                **{f.name: _single(getattr(kernel, f.name)) for f in fields(Kernel)}
-            )
+            return Kernel(**{f.name: _single(getattr(kernel, f.name)) for f in fields(Kernel)})
 
         return replace(
             self,
