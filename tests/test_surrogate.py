@@ -21,7 +21,13 @@ from mfenv.dynamics.surrogate import SurrogateDynamics, SurrogateModel, load_sur
 from mfenv.dynamics.surrogate import kernel as kernel_module
 from mfenv.dynamics.surrogate.kernel import advance, begin, chances, notice_levels, step
 from mfenv.dynamics.surrogate.model import CELLS, GROUPS, N_OUTPUTS, TO_LABELS, Kernel, outputs_of
-from mfenv.dynamics.surrogate.sampling import SMALL_VARIANCE, binomial, multinomial, normal_quantile
+from mfenv.dynamics.surrogate.sampling import (
+    SMALL_VARIANCE,
+    binomial,
+    categorical_counts,
+    multinomial,
+    normal_quantile,
+)
 from mfenv.dynamics.surrogate.stepping import stepper
 from mfenv.envs.registration import SURROGATE
 from mfenv.envs.social import SocialEnv
@@ -29,6 +35,7 @@ from mfenv.errors import DataError, MfenvError
 from mfenv.events.synthetic.archetypes import ARCHETYPES
 from mfenv.interventions import KINDS, Intervention, Kind, encode_action
 from mfenv.labels import DIMENSIONS, SLICES
+from mfenv.noise import categorical
 
 A = len(ARCHETYPES)
 ACTIONS = {k: encode_action(Intervention(Kind(i), 2)) for i, k in enumerate(KINDS)}
@@ -124,6 +131,17 @@ def test_multinomial_counts_everybody():
     assert (counts >= 0).all()
     z = (counts - 16 * p).sum(axis=0) / np.sqrt((16 * p * (1 - p)).sum(axis=0))
     assert np.abs(z).max() < 4
+
+
+def test_few_people_are_drawn_one_by_one():
+    """Against a draw for each person; the last of them do not act."""
+    rng = np.random.default_rng(4)
+    p, u = rng.dirichlet(np.ones(5), 200), rng.random((200, 16))
+    n = rng.integers(0, 17, 200)
+    counts = categorical_counts(n, p, u)
+    for row in range(200):
+        drawn = categorical(p[row], u[row, : n[row]])
+        assert counts[row].tolist() == np.bincount(drawn, minlength=5).tolist()
 
 
 # -- the kernel --------------------------------------------------------------------------------
@@ -509,6 +527,7 @@ def digest(path):
     }
 
 
+@pytest.mark.slow
 def test_training_survives_a_kill(tmp_path):
     """Killed in the middle and run again: the same bytes as undisturbed."""
     pytest.importorskip("torch")

@@ -21,7 +21,15 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 _MARK = re.compile(r"^<!-- facts: (\w+) ?(.*?) -->$", flags=re.M)
-_CARDS = ("embedded-en", "weibo-s", "opinions", "annotator")
+_CARDS = (
+    "embedded-en",
+    "weibo-s",
+    "opinions",
+    "annotator",
+    "surrogate-embedded-en",
+    "surrogate-society",
+    "surrogate-weibo-s",
+)
 
 
 def on_files(files: Files, config: Any) -> Files:

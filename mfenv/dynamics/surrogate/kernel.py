@@ -35,13 +35,12 @@ from mfenv.dynamics.surrogate.model import (
     Kernel,
     SurrogateModel,
 )
-from mfenv.dynamics.surrogate.sampling import multinomial
+from mfenv.dynamics.surrogate.sampling import FEW, categorical_counts, multinomial
 from mfenv.interventions import STRENGTHS, Kind
 from mfenv.labels import dimension, one_hot
 from mfenv.noise import uniform
 
 __all__ = [
-    "N_DRAWS",
     "Step",
     "Worlds",
     "advance",
@@ -61,8 +60,6 @@ _BATCH = 16  # the language-model tier's: what a full batch is when perception b
 _PLANTED = one_hot(PLANTED)
 _PLANTED_STANCE = int(PLANTED[dimension("stance")])
 _SHARES = CELLS[:, 2] == 1
-N_DRAWS = N_OUTPUTS - len(GROUPS)
-"""Uniforms that a step takes: one for each output but the last of each group."""
 
 
 @dataclass(frozen=True)
@@ -225,13 +222,7 @@ def step(
     planted = planted_count(effective, batch).astype(float)
     own = batch - planted
     p = chances(model, worlds, effective)
-    u = uniform(worlds.seed[:, None], worlds.step[:, None], np.arange(N_DRAWS))
-    counts = np.empty_like(p)
-    first = 0
-    for group in GROUPS:
-        draws = group.stop - group.start - 1
-        counts[:, group] = multinomial(own, p[:, group], u[:, first : first + draws])
-        first += draws
+    counts = _counts(worlds, p, own, batch)
     distribution = np.where(own[:, None] > 0, normalise(counts @ TO_LABELS), worlds.latest)
     reached, weight = _reached(model, counts, own, planted, effective)
     rate = perception_rates(worlds.step, warmup, batch)[:, None]
@@ -239,6 +230,19 @@ def step(
         weight[:, None] > 0, (1.0 - rate) * worlds.perceived + rate * reached, worlds.perceived
     )
     return Step(distribution, own.astype(np.int64), perceived, activity)
+
+
+def _counts(worlds: Worlds, p: Floats, own: Floats, batch: int) -> Floats:
+    """Counts ``(K, 28)`` of ``own`` ``(K,)`` people by chances ``(K, 28)``."""
+    few = batch <= FEW
+    sizes = [batch if few else g.stop - g.start - 1 for g in GROUPS]
+    u = uniform(worlds.seed[:, None], worlds.step[:, None], np.arange(sum(sizes)))
+    draw = categorical_counts if few else multinomial
+    counts, first = np.empty_like(p), 0
+    for group, size in zip(GROUPS, sizes, strict=True):
+        counts[:, group] = draw(own, p[:, group], u[:, first : first + size])
+        first += size
+    return counts
 
 
 def _reached(

@@ -1,7 +1,8 @@
 """Draws from keyed uniforms whose cost does not depend on how many people act.
 
-Each count takes one uniform: the inverse CDF of the binomial where its variance is small, else its
-Cornish-Fisher expansion to the second order (the normal approximation with the skewness).
+A few people are drawn one by one, each by the inverse CDF. Of more each count takes one uniform:
+the inverse CDF of the binomial where its variance is small, else its Cornish-Fisher expansion to
+the second order (the normal approximation with the skewness).
 """
 
 from __future__ import annotations
@@ -12,9 +13,20 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["SMALL_VARIANCE", "binomial", "multinomial", "normal_quantile", "quantile_table"]
+__all__ = [
+    "FEW",
+    "SMALL_VARIANCE",
+    "binomial",
+    "categorical_counts",
+    "multinomial",
+    "normal_quantile",
+    "quantile_table",
+]
 
 Floats = NDArray[np.float64]
+
+FEW = 32
+"""People up to whom each is drawn."""
 
 SMALL_VARIANCE = 9.0
 """Below this variance of a binomial the draw is exact."""
@@ -102,3 +114,17 @@ def multinomial(n: ArrayLike, p: ArrayLike, u: ArrayLike) -> Floats:
         mass = mass - p[..., j]
     counts[..., -1] = left
     return counts
+
+
+def categorical_counts(n: ArrayLike, p: ArrayLike, u: ArrayLike) -> Floats:
+    """Counts ``(..., k)`` of the first ``n`` ``(...)`` of ``m`` people, each with a uniform.
+
+    Chances ``(..., k)`` and uniforms ``(..., m)``.
+    """
+    p, u = np.asarray(p, dtype=float), np.asarray(u, dtype=float)
+    n = np.asarray(n, dtype=float)
+    acting = np.arange(u.shape[-1]) < n[..., None]
+    below = np.cumsum(p[..., :-1], axis=-1)
+    beyond = ((u[..., None] >= below[..., None, :]) & acting[..., None]).sum(axis=-2)
+    edges = np.concatenate([n[..., None], beyond, np.zeros((*n.shape, 1))], axis=-1)
+    return np.asarray(edges[..., :-1] - edges[..., 1:])
