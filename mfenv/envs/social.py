@@ -280,6 +280,7 @@ class SocialEnv(gymnasium.Env[Any, Any]):
         self.action_names: tuple[str, ...] = tuple(action_name(i) for i in range(N_ACTIONS))
         self._dynamics: Dynamics | None = None
         self._lane, self._episode = 0, -1  # of episodes that are drawn by counter
+        self._known: dict[str, list[NDArray[np.float64]]] = {}  # warm-ups' shares by event
 
     # -- Gymnasium -------------------------------------------------------------------------
 
@@ -305,8 +306,13 @@ class SocialEnv(gymnasium.Env[Any, Any]):
         self._credibility = reading
         self._steps = min(self.horizon, dynamics.horizon)
         self._spent, self._elapsed = 0.0, 0
-        recorded = [r.labels for r in warmup] or [np.zeros((0, N_DIMENSIONS), dtype=np.int8)]
-        self._recorded = recorded_shares(np.concatenate(recorded), self.batch)
+        recorded = None if self.tier != "surrogate" else self._known.get(event.event_id)
+        if recorded is None:
+            labels = [r.labels for r in warmup] or [np.zeros((0, N_DIMENSIONS), dtype=np.int8)]
+            recorded = recorded_shares(np.concatenate(labels), self.batch)
+            if self.tier == "surrogate":  # where an episode takes microseconds, this would count
+                self._known[event.event_id] = recorded
+        self._recorded = recorded
         self._records: list[StepRecord] = []
         self._latest = warmup[-1] if warmup else None
         self._harm: list[float] = []

@@ -41,6 +41,7 @@ __all__ = ["CompiledStep"]
 _A = N_OUTPUTS
 _ENDS = np.array([g.stop for g in GROUPS])
 _N_GROUPS = len(GROUPS)
+_WIDTH = 8  # archetypes that are worked out together, in vector instructions
 _GROUP = np.concatenate([np.full(g.stop - g.start, i) for i, g in enumerate(GROUPS)])
 _PLANTED = one_hot(PLANTED)
 _KINDS = len(Kind)
@@ -122,7 +123,7 @@ def _binomial(n: float, p: float, u: float) -> float:
     return n - k if turned else k
 
 
-@njit(cache=True)
+@njit(cache=True, fastmath={"contract", "reassoc"})
 def _exponentials(x: Any, top: float) -> None:
     """exp(x - top) in place, for x up to ``top``: a series at a 1024th, squared ten times.
 
@@ -189,7 +190,7 @@ def _together(key: Any, own: float, p: Any, counts: Any) -> None:
         first = _ENDS[g]
 
 
-@njit(cache=True)
+@njit(cache=True, fastmath={"contract", "reassoc"})
 def _range(
     start: int,
     stop: int,
@@ -219,9 +220,8 @@ def _range(
     """Step worlds ``start`` to ``stop``; ``bias`` and ``notices`` are exponentials."""
     effective = np.empty(_KINDS)
     levels = np.empty(_STATEMENT_KINDS, dtype=np.int64)
-    archetypes = bias.shape[2]
     logits, p, counts, u = np.empty(_A), np.empty(_A), np.empty(_A), np.empty(FEW)
-    e, sums = np.empty((_A, archetypes)), np.empty((_N_GROUPS, archetypes))
+    e, sums, weights = np.empty((_A, _WIDTH)), np.empty((_N_GROUPS, _WIDTH)), np.empty(_WIDTH)
     shares, reached = np.empty(N_LABELS), np.empty(N_LABELS)
     weighted, others = np.empty(N_CELLS), np.empty(_A - N_CELLS)
     for i in range(start, stop):
@@ -261,29 +261,35 @@ def _range(
         for m in range(1, _A):
             top = max(top, logits[m])
         _exponentials(logits, top)
-        for a in range(archetypes):
+        for m in range(_A):
+            p[m] = 0.0
+        for block in range(0, mixture.shape[1], _WIDTH):
             for g in range(_N_GROUPS):
-                sums[g, a] = 0.0
-        for m in range(_A):
-            for a in range(archetypes):
-                e[m, a] = logits[m] * bias[fit, m, a]
-        for k in range(_STATEMENT_KINDS):
-            if levels[k] >= 0:
-                for m in range(_A):
-                    for a in range(archetypes):
-                        e[m, a] *= notices[fit, k, levels[k], m, a]
-        for m in range(_A):
-            g = _GROUP[m]
-            for a in range(archetypes):
-                sums[g, a] += e[m, a]
-        for g in range(_N_GROUPS):
-            for a in range(archetypes):
-                sums[g, a] = mixture[i, a] / sums[g, a]
-        for m in range(_A):
-            g, chance = _GROUP[m], 0.0
-            for a in range(archetypes):
-                chance += sums[g, a] * e[m, a]
-            p[m] = chance
+                for a in range(_WIDTH):
+                    sums[g, a] = 0.0
+            for m in range(_A):
+                for a in range(_WIDTH):
+                    e[m, a] = logits[m] * bias[fit, m, block + a]
+            for k in range(_STATEMENT_KINDS):
+                if levels[k] >= 0:
+                    for m in range(_A):
+                        for a in range(_WIDTH):
+                            e[m, a] *= notices[fit, k, levels[k], m, block + a]
+            for m in range(_A):
+                g = _GROUP[m]
+                for a in range(_WIDTH):
+                    sums[g, a] += e[m, a]
+            some = min(_WIDTH, mixture.shape[1] - block)
+            for a in range(_WIDTH):
+                weights[a] = mixture[i, block + a] if a < some else 0.0
+            for g in range(_N_GROUPS):
+                for a in range(_WIDTH):
+                    sums[g, a] = weights[a] / sums[g, a]
+            for m in range(_A):
+                g, chance = _GROUP[m], 0.0
+                for a in range(_WIDTH):
+                    chance += sums[g, a] * e[m, a]
+                p[m] += chance
 
         # Counts.
         planted = np.rint(effective[_SEED] * batch * PLANTED_SHARE)
@@ -363,6 +369,13 @@ def _threads(chunks: int, k: int, *args: Any) -> None:
         _range(c * k // chunks, (c + 1) * k // chunks, *args)
 
 
+def _wide(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Filled up with ones to a whole number of widths along the last axis."""
+    missing = -values.shape[-1] % _WIDTH
+    filler = np.ones((*values.shape[:-1], missing))
+    return np.ascontiguousarray(np.concatenate([values, filler], axis=-1))
+
+
 class CompiledStep:
     """:func:`mfenv.dynamics.surrogate.kernel.step` of one model, compiled on first use."""
 
@@ -373,11 +386,11 @@ class CompiledStep:
             for f in fields(Kernel)
         }
         self._parameters = (
-            np.ascontiguousarray(np.exp(stacked["bias"]).transpose(0, 2, 1)),
+            _wide(np.exp(stacked["bias"]).transpose(0, 2, 1)),
             stacked["perceived"],
             stacked["latest"],
             stacked["time"],
-            np.ascontiguousarray(np.exp(stacked["notices"]).transpose(0, 2, 3, 4, 1)),
+            _wide(np.exp(stacked["notices"]).transpose(0, 2, 3, 4, 1)),
             np.ascontiguousarray(model.association),
             np.array(model.identified, dtype=float),
         )

@@ -64,7 +64,7 @@ def normal_quantile(u: ArrayLike) -> Floats:
     table = quantile_table()
     low, high = table[row, column], table[row, column + 1]
     z = low + (high - low) * (place - column)
-    return np.where(u < 0.5, z, -z)
+    return np.asarray(np.where(u < 0.5, z, -z))
 
 
 def binomial(n: ArrayLike, p: ArrayLike, u: ArrayLike) -> Floats:
