@@ -101,7 +101,8 @@ def vector(
     values = np.zeros((*shape, _ENDS[-1]), dtype=np.float32)
     parts = OBSERVATION_SLICES
     values[..., parts["distribution"]] = distribution
-    values[..., parts["change"]] = distribution - np.asarray(previous)
+    change = values[..., parts["change"]]
+    np.subtract(distribution, previous, out=change, casting="same_kind")
     hot = parts["domain"].start + np.asarray(domain)
     if shape:
         np.put_along_axis(values, np.broadcast_to(hot, shape)[..., None], 1.0, axis=-1)

@@ -165,7 +165,7 @@ class SocialVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], Any]):
             raise MfenvError("the environment has no episode yet: call reset() first")
         flat = self._spent[:, None] + _COSTS <= self._one.budget + EPSILON
         if self.single_action_space.shape == ():
-            return flat
+            return np.asarray(flat)
         kinds = flat[:, 1:].reshape(-1, len(KINDS), len(INTENSITIES)).any(axis=2)
         none = np.ones((self.num_envs, 1), dtype=bool)
         return np.concatenate([none, kinds, np.repeat(none, len(INTENSITIES), axis=1)], axis=1)

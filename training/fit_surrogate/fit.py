@@ -111,7 +111,7 @@ class _Parameters:
     def __init__(self, archetypes: int, start: _Parameters | None = None) -> None:
         shape = (len(VISIBLE), len(INTENSITIES), N_OUTPUTS)
         shapes = ((_INPUTS, N_OUTPUTS), (archetypes, N_OUTPUTS), shape, (archetypes, *shape))
-        self.all = [
+        self.all: list[torch.Tensor] = [
             torch.zeros(s, dtype=torch.float64) if start is None else start.all[i].detach().clone()
             for i, s in enumerate(shapes)
         ]

@@ -98,11 +98,12 @@ def _kl(real: Floats, other: Floats, n: Floats, m: Floats | float) -> float:
 
 def _resample(path: Floats, n: Floats, seed: int, token: int) -> Floats:
     out = np.empty_like(path)
+    episode = np.arange(path.shape[0])[:, None, None]
+    step = np.arange(path.shape[1])[:, None]
     for d, dimension in enumerate(DIMENSIONS):
         where = SLICES[dimension.name]
-        e, t = np.indices(path.shape[:2])
         draws = where.stop - where.start - 1
-        u = uniform(seed, e[..., None], t[..., None], 64 * token + 8 * d + np.arange(draws))
+        u = uniform(seed, episode, step, 64 * token + 8 * d + np.arange(draws))
         out[..., where] = multinomial(n, path[..., where], u) / n[..., None]
     return out
 
@@ -263,9 +264,9 @@ def markdown(model: SurrogateModel, report: Report, title: str, about: Sequence[
         "| steps | one rollout | mean of rollouts | persistence | mean of all episodes | floor |",
         "|---|---|---|---|---|---|",
     ]
-    names = ("surrogate", "mean of rollouts", "persistence", "mean of all", "floor")
+    columns = ("surrogate", "mean of rollouts", "persistence", "mean of all", "floor")
     for window, row in figures["rollout, steps"].items():
-        lines.append(f"| {window} | " + " | ".join(f"{row[n]:.4f}" for n in names) + " |")
+        lines.append(f"| {window} | " + " | ".join(f"{row[n]:.4f}" for n in columns) + " |")
     lines += ["", "## Response to interventions", ""]
     if model.not_identified:
         lines += [f"Not identified (no effect): {', '.join(model.not_identified)}.", ""]

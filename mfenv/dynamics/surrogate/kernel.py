@@ -206,7 +206,7 @@ def perception_rates(step: NDArray[np.int64], warmup: int, batch: int) -> Floats
     Where more act at once than in that tier, a batch counts as one of its batches does.
     """
     before = warmup / min(batch, _BATCH) + np.asarray(step)
-    return np.maximum(PERCEPTION_RATE, 1.0 / (before + 1.0))
+    return np.asarray(np.maximum(PERCEPTION_RATE, 1.0 / (before + 1.0)))
 
 
 def step(
