@@ -368,6 +368,8 @@ class SocialEnv(gymnasium.Env[Any, Any]):
 
     def intervention(self, action: Any) -> Intervention:
         """Decode an action of the action space, whichever form it has."""
+        if type(action) in (int, np.int64) and not self._factored and 0 <= action < N_ACTIONS:
+            return decode_action(action)  # what the space would say, quickly
         if not self.action_space.contains(action):
             raise MfenvError(f"action {action!r} is not in {self.action_space}")
         if not self._factored:

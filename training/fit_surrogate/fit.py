@@ -45,7 +45,8 @@ SHRINKAGES: tuple[float, ...] = (3.0, 30.0)
 
 MEMBERS = 8
 _FOLD = 5  # one event in so many is left out to choose the precision
-_BIAS, _OWN = 0.02, 4.0  # precisions of the biases and of the archetypes' own, beside the weights'
+# Precisions beside the weights': biases, what a notice does, and an archetype's own part in that.
+_BIAS, _NOTICE, _OWN = 0.02, 0.1, 1.0
 _ITERATIONS, _AGAIN = 80, 25
 _STREAM = 62  # first word of the generator's key
 _INPUTS = len(DOMAINS) + 1 + 3 * N_LABELS + 1
@@ -129,7 +130,7 @@ class _Parameters:
         return torch.cat([torch.log_softmax(logits[..., g], dim=-1) for g in GROUPS], dim=-1)
 
     def penalty(self, shrinkage: float) -> torch.Tensor:
-        factors = (1.0, _BIAS, 1.0, _OWN)
+        factors = (1.0, _BIAS, _NOTICE, _OWN)
         parts = [f * (x**2).sum() for f, x in zip(factors, self.all, strict=True)]
         return 0.5 * shrinkage * torch.stack(parts).sum()
 

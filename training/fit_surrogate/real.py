@@ -115,7 +115,7 @@ def placebos(episodes: Episodes, marks: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """
     result = np.zeros_like(marks)
     before = marks.shape[1] - episodes.actions.shape[1]
-    free: NDArray[np.bool_] = np.asarray(~marks.any(axis=1))
+    free = np.array(~marks.any(axis=1), dtype=bool)
     for e in np.flatnonzero(marks.any(axis=1)).tolist():
         step = int(marks[e].argmax())
         t = max(0, step - before)

@@ -157,7 +157,7 @@ class SurrogateModel:
         if len(self.identified) != len(KINDS):
             raise ValueError(f"identified must say so of {len(KINDS)} kinds")
 
-    @property
+    @cached_property
     def not_identified(self) -> tuple[str, ...]:
         """Names of the kinds without support in the data."""
         return tuple(k for k, known in zip(KINDS, self.identified, strict=True) if not known)
