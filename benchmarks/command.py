@@ -15,6 +15,10 @@ _JOBS = Jobs(
             "benchmarks.forecast_calibration",
             "how honest forecasts are: coverage, scores, turning points",
         ),
+        "environments": (
+            "benchmarks.environment_speed",
+            "steps a second of the environments beside CartPole's",
+        ),
         "fidelity": (
             "benchmarks.fidelity.command",
             "how close simulated populations come to real ones",

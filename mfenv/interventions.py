@@ -77,16 +77,18 @@ class Intervention:
 
 NONE = Intervention()
 
+_DECODED = (
+    NONE,
+    *(Intervention(kind, intensity) for kind in Kind for intensity in range(len(INTENSITIES))),
+)
+
 
 def decode_action(action: int) -> Intervention:
     """Flat action → intervention: 0 is none, ``1 + kind * 3 + intensity`` the rest."""
     action = int(action)
     if not 0 <= action < N_ACTIONS:
         raise ValueError(f"action {action} is not allowed; allowed: 0 to {N_ACTIONS - 1}")
-    if action == 0:
-        return NONE
-    kind, intensity = divmod(action - 1, len(INTENSITIES))
-    return Intervention(Kind(kind), intensity)
+    return _DECODED[action]
 
 
 def encode_action(intervention: Intervention) -> int:
@@ -96,10 +98,13 @@ def encode_action(intervention: Intervention) -> int:
     return 1 + int(intervention.kind) * len(INTENSITIES) + intervention.intensity
 
 
+_NAMES = ("none", *(f"{kind}/{intensity}" for kind in KINDS for intensity in INTENSITIES))
+
+
 def action_name(action: int) -> str:
     """Name of a flat action, such as ``"none"`` or ``"fact_check/high"``."""
-    u = decode_action(action)
-    return "none" if u.kind is None else f"{KINDS[u.kind]}/{INTENSITIES[u.intensity]}"
+    decode_action(action)  # says what is allowed
+    return _NAMES[int(action)]
 
 
 def next_activity(activity: NDArray[np.float64], intervention: Intervention) -> NDArray[np.float64]:

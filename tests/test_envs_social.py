@@ -41,6 +41,7 @@ from mfenv.interventions import INTENSITIES, KINDS, N_ACTIONS, NONE, decode_acti
 from mfenv.labels import SLICES
 
 SOCIETY, SOCIAL = registration.SOCIETY, registration.SOCIAL
+SURROGATE = registration.SURROGATE
 IDS = [id_ for id_ in gymnasium.registry if id_.startswith("MFLLM-")]
 # Keeps the language-model tier quick: few agents, and a mean field that is counted, not written.
 SMALL = {"batch": 4, "warmup": 4, "horizon": 8, "method": "mf-counted"}
@@ -88,8 +89,8 @@ def run(code, **environment):
     return result.stdout
 
 
-def test_both_environments_are_registered():
-    assert set(IDS) == {SOCIAL, SOCIETY}
+def test_all_environments_are_registered():
+    assert set(IDS) == {SOCIAL, SOCIETY, SURROGATE}
 
 
 # The language-model tier takes seconds a step; the variants share their code with the society.

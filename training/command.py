@@ -6,7 +6,7 @@ from mfenv.cli import Jobs
 
 __all__ = ["HELP", "add_arguments", "run"]
 
-HELP = "train an annotator, a backbone, a baseline on one, a planner, or how opinions move"
+HELP = "train an annotator, a backbone, a baseline on one, a planner, a surrogate, or opinions"
 
 _JOBS = Jobs(
     "train",
@@ -19,6 +19,10 @@ _JOBS = Jobs(
         "sft": ("training.sft", "an adapter that is fine-tuned on real reactions"),
         "ngram": ("training.ngram", "an n-gram model as a backbone, counted on NumPy alone"),
         "planner": ("training.planners.command", "which intervention to choose when, with SB3"),
+        "surrogate": (
+            "training.fit_surrogate.command",
+            "a numeric mean field, from episodes of a tier or real events",
+        ),
         "opinions": ("training.opinions", "how opinions move, from people who come back"),
     },
 )

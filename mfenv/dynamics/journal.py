@@ -106,6 +106,7 @@ def record_from_json(value: Mapping[str, Any]) -> StepRecord:
     planted = np.zeros(n, dtype=bool)
     planted[np.array(value["planted"], dtype=np.intp)] = True
     labels = np.array([encode_code(code) for code in value["labels"]], dtype=np.int8)
+    kept: dict[str, Any] = {n: np.array(value[n], dtype=t) for n, t in _KEPT.items() if n in value}
     record = StepRecord(
         step=int(value["step"]),
         warmup=bool(value["warmup"]),
@@ -122,7 +123,7 @@ def record_from_json(value: Mapping[str, Any]) -> StepRecord:
         completion_tokens=int(value["tokens"][1]),
         prompts=tuple("" if p is None else value["prompt_prefix"] + p for p in value["prompts"]),
         summary_prompt=value["summary_prompt"],
-        **{n: np.array(value[n], dtype=t) for n, t in _KEPT.items() if n in value},
+        **kept,
     )
     if not n == len(record.texts) == len(record.labels):
         raise ValueError(f"{n} agents, {len(record.texts)} actions, {len(record.labels)} labels")

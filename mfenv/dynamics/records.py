@@ -43,6 +43,12 @@ class StepRecord:
     opinions: NDArray[np.int8] | None = None  # (n,) what they think, where that is kept
     candidates: NDArray[np.int64] | None = None  # (23,) label counts of all that was written, where
     # the policy model writes several reactions for an agent and one of them is chosen
+    counted: int | None = None  # reactions that are not planted, where they are only counted
+
+    @property
+    def own(self) -> int:
+        """How many reactions are not planted."""
+        return int((~self.planted).sum()) if self.counted is None else self.counted
 
 
 class Dynamics(Protocol):

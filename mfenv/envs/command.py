@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 import gymnasium
 
-from mfenv.envs.registration import POPULATION, SOCIAL, SOCIETY
+from mfenv.envs.registration import POPULATION, SOCIAL, SOCIETY, SURROGATE
 from mfenv.errors import MfenvError
 
 __all__ = ["HELP", "add_arguments", "run"]
@@ -20,6 +20,7 @@ HELP = "List the environments with their spaces, or show the documentation of on
 _SUMMARIES = {
     SOCIAL: "a planner intervenes in a population of language models",
     SOCIETY: "the same planner, in the synthetic society (NumPy only)",
+    SURROGATE: "the same planner, in a numeric mean field that was fitted (NumPy only)",
     POPULATION: "the individuals: every agent reads texts and acts with a text",
 }
 
@@ -73,7 +74,7 @@ def _entries() -> list[_Entry]:
         f"{name} {where.start}" + (f"–{where.stop - 1}" if where.stop > where.start + 1 else "")
         for name, where in OBSERVATION_SLICES.items()
     )
-    for id_ in (SOCIAL, SOCIETY):
+    for id_ in (SOCIAL, SOCIETY, SURROGATE):
         env = gymnasium.make(id_, disable_env_checker=True)
         entries.append(
             _Entry(

@@ -33,6 +33,7 @@ OBJECTIVES: tuple[str, ...] = ("misbelief", "polarization", "target")
 """The names of the objectives."""
 
 Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
 
 _BELIEVE, _DOUBT = SLICES["belief"].start, SLICES["belief"].start + 1
 _SUPPORT, _OPPOSE = SLICES["stance"].start, SLICES["stance"].start + 1
@@ -53,6 +54,13 @@ class Objective(Protocol):
 
     def harm(self, distribution: Floats, n: int, truth: bool | None) -> float:
         """Harm of label shares ``(23,)`` of ``n`` reactions to a topic."""
+        ...
+
+    def harms(self, distribution: Floats, n: Counts, truth: Counts) -> Floats:
+        """Harm ``(K,)`` of shares ``(K, 23)`` of ``n`` ``(K,)`` reactions to ``K`` topics.
+
+        ``truth`` is 1 (true), 0 (false) or -1 (nobody knows).
+        """
         ...
 
 
@@ -85,6 +93,12 @@ class Misbelief:
             raise MfenvError("the objective 'misbelief' needs a topic whose truth is known")
         return misbelief(distribution, truth)
 
+    def harms(self, distribution: Floats, n: Counts, truth: Counts) -> Floats:
+        """See :func:`misbelief`."""
+        if (truth < 0).any():
+            raise MfenvError("the objective 'misbelief' needs a topic whose truth is known")
+        return np.where(truth == 1, distribution[:, _DOUBT], distribution[:, _BELIEVE])
+
 
 @dataclass(frozen=True)
 class Polarization:
@@ -96,6 +110,10 @@ class Polarization:
     def harm(self, distribution: Floats, n: int, truth: bool | None) -> float:
         """See :func:`polarization`."""
         return polarization(distribution)
+
+    def harms(self, distribution: Floats, n: Counts, truth: Counts) -> Floats:
+        """See :func:`polarization`."""
+        return np.asarray(4.0 * distribution[:, _SUPPORT] * distribution[:, _OPPOSE])
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +133,12 @@ class Target:
         """The divergence of shares ``(23,)`` of ``n`` reactions from the target."""
         population = normalise(distribution * n, SMOOTHING)
         return float(kl_per_dimension(self.distribution, population)[self.dimensions].mean())
+
+    def harms(self, distribution: Floats, n: Counts, truth: Counts) -> Floats:
+        """The divergences of shares ``(K, 23)`` of ``n`` reactions each from the target."""
+        population = normalise(distribution * np.asarray(n)[:, None], SMOOTHING)
+        each = kl_per_dimension(self.distribution, population)
+        return np.asarray(each[:, self.dimensions].mean(axis=-1))
 
 
 def harms(objective: Objective, distributions: Floats, n: ArrayLike, truth: ArrayLike) -> Floats:

@@ -25,6 +25,7 @@ __all__ = [
     "OBSERVATION_SLICES",
     "TEXT_LENGTHS",
     "as_parts",
+    "credibilities",
     "credibility",
     "domain_index",
     "observation_space",
@@ -49,6 +50,7 @@ _PARTS: tuple[tuple[str, int, float], ...] = (  # name, size, lower bound; the u
     ("activity", len(KINDS), 0.0),
     ("credibility", 1, 0.0),
 )
+_ONE = np.float32(1.0)
 _ENDS = np.cumsum([size for _, size, _ in _PARTS]).tolist()
 
 OBSERVATION_SLICES: Mapping[str, slice] = MappingProxyType(
@@ -95,16 +97,22 @@ def vector(
     of the horizon that is over, the part of the budget that is left, and the credibility.
     """
     distribution = np.asarray(distribution, dtype=float)
-    parts = (
-        distribution,
-        distribution - np.asarray(previous),
-        np.eye(len(DOMAIN_NAMES))[np.asarray(domain)],
-        np.asarray(time)[..., None],
-        np.asarray(budget)[..., None],
-        np.asarray(activity),
-        np.asarray(credibility)[..., None],
-    )
-    return np.asarray(np.clip(np.concatenate(parts, axis=-1), -1.0, 1.0), dtype=np.float32)
+    shape = distribution.shape[:-1]
+    values = np.zeros((*shape, _ENDS[-1]), dtype=np.float32)
+    parts = OBSERVATION_SLICES
+    values[..., parts["distribution"]] = distribution
+    change = values[..., parts["change"]]
+    np.subtract(distribution, previous, out=change, casting="same_kind")
+    hot = parts["domain"].start + np.asarray(domain)
+    if shape:
+        np.put_along_axis(values, np.broadcast_to(hot, shape)[..., None], 1.0, axis=-1)
+    else:
+        values[hot] = 1.0
+    values[..., parts["time"].start] = time
+    values[..., parts["budget"].start] = budget
+    values[..., parts["activity"]] = activity
+    values[..., parts["credibility"].start] = credibility
+    return np.minimum(np.maximum(values, -_ONE, out=values), _ONE, out=values)
 
 
 def as_parts(values: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
@@ -126,3 +134,15 @@ def credibility(truth: bool | None, noise: float, draw: float) -> float:
     if noise == 0:
         return (1.0 + sign) / 2
     return 0.5 * (1.0 + math.tanh((sign + noise * draw) / noise**2))
+
+
+def credibilities(
+    truth: NDArray[np.int64], noise: float, draw: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """:func:`credibility` of ``K`` topics at once; ``truth`` is 1, 0, or -1 where not known."""
+    sign = np.where(truth == 1, 1.0, -1.0)
+    if noise == 0:
+        value = (1.0 + sign) / 2
+    else:
+        value = 0.5 * (1.0 + np.tanh((sign + noise * draw) / noise**2))
+    return np.where(truth < 0, 0.5, value)

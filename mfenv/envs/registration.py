@@ -7,13 +7,25 @@ from typing import Any
 
 import gymnasium
 
-__all__ = ["POPULATION", "SOCIAL", "SOCIETY", "register_all", "register_pettingzoo"]
+__all__ = [
+    "POPULATION",
+    "SOCIAL",
+    "SOCIETY",
+    "SURROGATE",
+    "register_all",
+    "register_pettingzoo",
+]
 
 SOCIAL = "MFLLM-Social-v0"
 SOCIETY = "MFLLM-Society-v0"
+SURROGATE = "MFLLM-Surrogate-v0"
 POPULATION = "MFLLM-Population-v0"
 
-_GYMNASIUM: dict[str, dict[str, Any]] = {SOCIAL: {}, SOCIETY: {"dynamics": "society"}}
+_GYMNASIUM: dict[str, dict[str, Any]] = {
+    SOCIAL: {},
+    SOCIETY: {"dynamics": "society"},
+    SURROGATE: {"dynamics": "surrogate"},
+}
 
 
 def register_all() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
@@ -41,16 +42,18 @@ from mfenv.labels import N_DIMENSIONS, NAMES, Labels
 
 if TYPE_CHECKING:
     from mfenv.dynamics.process import MeanFieldProcess
+    from mfenv.dynamics.surrogate import SurrogateModel
 
 __all__ = ["ACTIONS", "EPSILON", "TIERS", "SocialEnv", "recorded_shares"]
 
-TIERS: tuple[str, ...] = ("llm", "society")
+TIERS: tuple[str, ...] = ("llm", "society", "surrogate")
 """Values of ``dynamics=``."""
 
 ACTIONS: tuple[str, ...] = ("discrete", "multidiscrete")
 """Values of ``action=``."""
 
 _SAMPLE = 4  # reactions shown in infos
+_MIXTURE = 256  # people of an event after its warm-up that tell a surrogate of the archetypes
 EPSILON = 1e-9  # a budget that is used up by sums of floats still pays what it should
 
 Observation = NDArray[np.float32] | dict[str, Any]
@@ -69,7 +72,9 @@ class SocialEnv(gymnasium.Env[Any, Any]):
 
     With `dynamics="llm"` (`MFLLM-Social-v0`) language models write the reactions and the mean
     field, as in MF-LLM ([Mi et al., 2025](https://arxiv.org/abs/2504.21582)). With
-    `dynamics="society"` (`MFLLM-Society-v0`) the synthetic society itself reacts, in NumPy.
+    `dynamics="society"` (`MFLLM-Society-v0`) the synthetic society itself reacts, in NumPy. With
+    `dynamics="surrogate"` (`MFLLM-Surrogate-v0`) a numeric mean field that was fitted to one of
+    these, or to real events, says how many react in which way; nobody writes.
     Everything else is the same, so that a planner that was trained in one can be judged in the
     other. `gymnasium.make_vec("mfenv:MFLLM-Society-v0", num_envs=64)` steps many of them together,
     with the same numbers and without texts; with language models it batches their calls.
@@ -150,6 +155,11 @@ class SocialEnv(gymnasium.Env[Any, Any]):
     where the truth is known), `intervention`, `unaffordable`, `cost`, `spent`, `budget_left`,
     `prompt_tokens`, `completion_tokens`.
 
+    In the surrogate tier there are no `topic`, `texts`, `mean_field`, `shares` and tokens: what is
+    left is numbers, which vector environments gather quickly. Where the surrogate's data show no
+    response to some kinds of intervention, `not_identified` says whether such a kind runs: it
+    costs what it costs, and has no effect.
+
     ## Arguments
 
     ```python
@@ -164,9 +174,11 @@ class SocialEnv(gymnasium.Env[Any, Any]):
 
     | Parameter           | Type                | Default         | Description |
     |---------------------|---------------------|-----------------|-------------|
-    | `dynamics`          | **str**             | `"llm"`         | the tier: `"llm"` or `"society"` |
+    | `dynamics`          | **str**             | `"llm"`         | the tier: `"llm"`, `"society"` or `"surrogate"` |
     | `backbone`          | **str**             | `"embedded-en"` | language model of the LLM tier; `"hf:PATH"` for any Hugging Face model |
     | `method`            | **str**             | `"mf"`          | how the LLM tier makes its mean field: `"mf"`, `"mf-counted"`, `"state"`, `"recent"`, `"popular"`; or a learned baseline without one: `"sft:DIR"`, `"mop:DIR"`; with the suffix `"+cal"` calibrated in the warm-up |
+    | `surrogate`         | **str**             | `"embedded-en"` | what the surrogate tier was fitted to: `"embedded-en"`, `"society"` or `"weibo-s"`; or a folder that `mfenv train surrogate` wrote |
+    | `member`            | **int**, **str** or None | `None`     | which fit of the surrogate's ensemble: `None` for the one to all data, a number, or `"random"` for one that is drawn for each episode |
     | `annotator`         | **str**             | `"auto"`        | who labels reactions in the LLM tier: `"exact"`, `"classifier"`, or what suits the event |
     | `events`            | **str** or None     | `None`          | `None` or `"synthetic"`; or a path that `mfenv data describe` reads (LLM tier) |
     | `event_ids`         | list of **str**     | `None`          | draw from these events only |
@@ -198,6 +210,8 @@ class SocialEnv(gymnasium.Env[Any, Any]):
         *,
         backbone: str = "embedded-en",
         method: str = "mf",
+        surrogate: str = "embedded-en",
+        member: int | str | None = None,
         annotator: str = "auto",
         events: str | None = None,
         event_ids: Sequence[str] | None = None,
@@ -238,14 +252,23 @@ class SocialEnv(gymnasium.Env[Any, Any]):
             from mfenv.dynamics.assemble import check_names
 
             check_names(backbone=backbone, method=method, annotator=annotator)
+        if dynamics == "surrogate":
+            from mfenv.dynamics.surrogate.find import check_surrogate
+
+            check_surrogate(surrogate)
+            _check_member(member)
         self.objective = make_objective(objective, target)
         self.tier, self._models = dynamics, (method, backbone, annotator)
+        self._surrogate, self.member = surrogate, member
         self.batch, self.warmup, self.horizon = int(batch), int(warmup), int(horizon)
         # A synthetic event gets exactly the people that an episode needs; one from a file must
         # have enough for one step.
         synthetic = events in (None, "synthetic")
         steps = self.horizon if synthetic else 1
-        self.scenarios = make_scenarios(events, split, event_ids, self.warmup + steps * self.batch)
+        people = self.warmup + steps * self.batch
+        if dynamics == "surrogate":  # counts people, however many, and lists none but the recorded
+            people = self.warmup + (_MIXTURE if synthetic else 0)
+        self.scenarios = make_scenarios(events, split, event_ids, people)
         self.budget, self.cost_weight = float(budget), float(cost_weight)
         self.credibility_noise = float(credibility_noise)
         self._format, self._factored = observation, action == "multidiscrete"
@@ -256,6 +279,8 @@ class SocialEnv(gymnasium.Env[Any, Any]):
             self.action_space = MultiDiscrete([1 + len(KINDS), len(INTENSITIES)])
         self.action_names: tuple[str, ...] = tuple(action_name(i) for i in range(N_ACTIONS))
         self._dynamics: Dynamics | None = None
+        self._lane, self._episode = 0, -1  # of episodes that are drawn by counter
+        self._known: dict[str, list[NDArray[np.float64]]] = {}  # warm-ups' shares by event
 
     # -- Gymnasium -------------------------------------------------------------------------
 
@@ -268,7 +293,7 @@ class SocialEnv(gymnasium.Env[Any, Any]):
         step, or of unknown truth under an objective that needs it.
         """
         super().reset(seed=seed)
-        event, noise_seed, reading = self.draw(self.np_random, (options or {}).get("event_id"))
+        event, noise_seed, reading = self._draw_next(seed, (options or {}).get("event_id"))
         self._dynamics = None  # an event that cannot be played leaves no half-begun episode
         dynamics = self.make_dynamics(event)
         warmup = dynamics.reset(event, noise_seed)
@@ -281,8 +306,13 @@ class SocialEnv(gymnasium.Env[Any, Any]):
         self._credibility = reading
         self._steps = min(self.horizon, dynamics.horizon)
         self._spent, self._elapsed = 0.0, 0
-        recorded = [r.labels for r in warmup] or [np.zeros((0, N_DIMENSIONS), dtype=np.int8)]
-        self._recorded = recorded_shares(np.concatenate(recorded), self.batch)
+        recorded = None if self.tier != "surrogate" else self._known.get(event.event_id)
+        if recorded is None:
+            labels = [r.labels for r in warmup] or [np.zeros((0, N_DIMENSIONS), dtype=np.int8)]
+            recorded = recorded_shares(np.concatenate(labels), self.batch)
+            if self.tier == "surrogate":  # where an episode takes microseconds, this would count
+                self._known[event.event_id] = recorded
+        self._recorded = recorded
         self._records: list[StepRecord] = []
         self._latest = warmup[-1] if warmup else None
         self._harm: list[float] = []
@@ -303,8 +333,7 @@ class SocialEnv(gymnasium.Env[Any, Any]):
         self._latest = record
         self._spent += done.cost
         self._elapsed += 1
-        own = int((~record.planted).sum())
-        harm = self.objective.harm(record.distribution, own, dynamics.event.truth)
+        harm = self.objective.harm(record.distribution, record.own, dynamics.event.truth)
         reward = -harm - self.cost_weight * done.cost
         self._harm.append(harm)
         self._rewards.append(reward)
@@ -345,6 +374,8 @@ class SocialEnv(gymnasium.Env[Any, Any]):
 
     def intervention(self, action: Any) -> Intervention:
         """Decode an action of the action space, whichever form it has."""
+        if type(action) in (int, np.int64) and not self._factored and 0 <= action < N_ACTIONS:
+            return decode_action(action)  # what the space would say, quickly
         if not self.action_space.contains(action):
             raise MfenvError(f"action {action!r} is not in {self.action_space}")
         if not self._factored:
@@ -368,10 +399,15 @@ class SocialEnv(gymnasium.Env[Any, Any]):
         self, rng: np.random.Generator, event_id: str | None = None
     ) -> tuple[Event, int, float]:
         """Draw an episode: its event (or the chosen one), noise seed and credibility."""
-        ids = self.scenarios.ids
         # All are drawn in any case, so that choosing an event leaves the noise as it is.
-        place, noise_seed = int(rng.integers(len(ids))), int(rng.integers(2**31))
+        place, noise_seed = int(rng.integers(len(self.scenarios.ids))), int(rng.integers(2**31))
         reading = float(rng.standard_normal())
+        event = self.event(place, event_id)
+        return event, noise_seed, credibility(event.truth, self.credibility_noise, reading)
+
+    def event(self, place: int, event_id: str | None = None) -> Event:
+        """The event at a place of the set, or the chosen one, if it can be played."""
+        ids = self.scenarios.ids
         if event_id is not None and event_id not in ids:
             some = ", ".join(ids[:3])
             raise MfenvError(f"unknown event {event_id!r}; allowed: {len(ids)} such as {some}")
@@ -381,7 +417,22 @@ class SocialEnv(gymnasium.Env[Any, Any]):
                 f"event {event.event_id!r}: nobody knows whether its topic is true, which "
                 f"objective={self.objective.name!r} needs; allowed: 'polarization', 'target'"
             )
-        return event, noise_seed, credibility(event.truth, self.credibility_noise, reading)
+        return event
+
+    def _draw_next(self, seed: int | None, event_id: str | None) -> tuple[Event, int, float]:
+        """Draw the next episode: by the generator, or in the surrogate tier by counter."""
+        if self.tier != "surrogate":
+            return self.draw(self.np_random, event_id)
+        from mfenv.envs.draws import draw_episodes, lane_seed
+
+        if seed is not None or self._episode < 0:
+            self._lane = lane_seed(self.np_random) if seed is None else seed
+            self._episode = -1
+        self._episode += 1
+        drawn = draw_episodes(self._lane, self._episode, len(self.scenarios.ids))
+        event = self.event(int(drawn.place), event_id)
+        reading = credibility(event.truth, self.credibility_noise, float(drawn.reading))
+        return event, int(drawn.noise), reading
 
     def _started(self) -> Dynamics:
         if self._dynamics is None:
@@ -394,7 +445,20 @@ class SocialEnv(gymnasium.Env[Any, Any]):
             from mfenv.dynamics.society import SocietyDynamics
 
             return SocietyDynamics(batch=self.batch, warmup=self.warmup)
+        if self.tier == "surrogate":
+            from mfenv.dynamics.surrogate import SurrogateDynamics
+
+            return SurrogateDynamics(
+                self.surrogate, batch=self.batch, warmup=self.warmup, member=self.member
+            )
         return self.make_process(event)
+
+    @cached_property
+    def surrogate(self) -> SurrogateModel:
+        """The surrogate tier's model."""
+        from mfenv.dynamics.surrogate import build_surrogate
+
+        return build_surrogate(self._surrogate)
 
     def make_process(self, event: Event) -> MeanFieldProcess:
         """The language models' process of an event; it has not begun."""
@@ -448,20 +512,28 @@ class SocialEnv(gymnasium.Env[Any, Any]):
         else:
             n = min(self.batch, self.warmup)
             metrics["harm"] = self.objective.harm(latest_shares, n, event.truth)
-        return {
+        numbers = {
             "event_id": event.event_id,
-            "topic": event.topic,
             "domain": DOMAIN_NAMES[domain_index(event.domain)],
             "step": self._elapsed,
-            "texts": self._sample(),
-            "mean_field": dynamics.mean_field if latest is None else latest.mean_field,
-            "shares": dict(zip(NAMES, latest_shares.tolist(), strict=True)),
             "metrics": metrics,
             "intervention": action_name(encode_action(done)),
             "unaffordable": done != wanted,
             "cost": done.cost,
             "spent": self._spent,
             "budget_left": max(0.0, self.budget - self._spent),
+        }
+        if self.tier == "surrogate":
+            unknown = self.surrogate.not_identified
+            if unknown:
+                runs = zip(KINDS, dynamics.activity > 0, strict=True)
+                numbers["not_identified"] = any(on and kind in unknown for kind, on in runs)
+            return numbers
+        return numbers | {
+            "topic": event.topic,
+            "texts": self._sample(),
+            "mean_field": dynamics.mean_field if latest is None else latest.mean_field,
+            "shares": dict(zip(NAMES, latest_shares.tolist(), strict=True)),
             "prompt_tokens": 0 if latest is None else latest.prompt_tokens,
             "completion_tokens": 0 if latest is None else latest.completion_tokens,
         }
@@ -509,6 +581,14 @@ def recorded_shares(labels: Labels, batch: int) -> list[NDArray[np.float64]]:
     full = max(1, len(labels) // batch)
     cuts = [len(labels) - batch * k for k in range(full - 1, 0, -1)]
     return [shares(part) for part in np.split(labels, cuts)]
+
+
+def _check_member(member: int | str | None) -> None:
+    number = isinstance(member, int | np.integer) and not isinstance(member, bool) and member >= 0
+    if member is not None and member != "random" and not number:
+        raise MfenvError(
+            f"member={member!r} is not allowed; allowed: None, 'random', or a member's number"
+        )
 
 
 def _one_of(name: str, value: str, allowed: Sequence[str] | Mapping[str, Any]) -> None:

@@ -1,14 +1,14 @@
 """Many planners' environments that step together.
 
 In the language-model tier all worlds hand their requests to one backbone call per phase; in the
-society tier they are one array program.
+society and surrogate tiers they are one array program.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import fields, replace
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from gymnasium.utils.seeding import np_random
@@ -20,13 +20,16 @@ from mfenv.distributions import UNIFORM
 from mfenv.dynamics.process import MeanFieldProcess, advance, warm_up
 from mfenv.dynamics.records import StepRecord
 from mfenv.dynamics.society import SocietyState, Worlds, initial_state, society_step, worlds_of
-from mfenv.envs.observation import domain_index, vector
+from mfenv.envs.observation import credibilities, domain_index, vector
 from mfenv.envs.social import EPSILON, SocialEnv, recorded_shares
 from mfenv.errors import MfenvError
 from mfenv.events.event import Event
 from mfenv.events.synthetic.response import Topics
-from mfenv.interventions import INTENSITIES, N_ACTIONS, decode_action
+from mfenv.interventions import INTENSITIES, KINDS, N_ACTIONS, decode_action
 from mfenv.labels import N_DIMENSIONS, N_LABELS, Labels
+
+if TYPE_CHECKING:
+    from mfenv.dynamics.surrogate.kernel import Worlds as Counted
 
 __all__ = ["SocialVectorEnv"]
 
@@ -37,7 +40,7 @@ _T = TypeVar("_T", Worlds, SocietyState, Topics)
 
 
 class SocialVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], Any]):
-    """``num_envs`` worlds of ``MFLLM-Social-v0`` or ``MFLLM-Society-v0`` that step together.
+    """``num_envs`` worlds of one of the planner's environments that step together.
 
     The same numbers as ``num_envs`` environments one by one with the seeds that Gymnasium's
     ``SyncVectorEnv`` gives them (in the language-model tier up to the rounding of larger
@@ -46,6 +49,9 @@ class SocialVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], Any]):
     population's own; 0 after a reset) as arrays. ``observation="box"`` only, and synthetic
     events in the society tier; the rest works with ``vectorization_mode="sync"``. A world that was
     truncated starts its next episode at the next step (``NEXT_STEP``).
+
+    In the surrogate tier lanes draw by counter: everything is a pure function of the lane's seed,
+    its episode's number, the step and the draw.
     """
 
     metadata = {  # noqa: RUF012
@@ -84,11 +90,10 @@ class SocialVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], Any]):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         k = num_envs
-        self._rngs: list[np.random.Generator] | None = None
-        self._events: list[Event | None] = [None] * k
-        self._population: _Population = (
-            _Society(self._one) if dynamics == "society" else _Language(self._one, k)
-        )
+        self._begun = False
+        self._population: _Population = _POPULATIONS[dynamics](self._one, k)
+        self._ids = np.full(k, "", dtype=object)
+        self._truth = np.full(k, -1, dtype=np.int64)
         self._latest, self._previous = np.tile(UNIFORM, (k, 1)), np.tile(UNIFORM, (k, 1))
         self._domain = np.zeros(k, dtype=np.intp)
         self._credibility, self._spent = np.zeros(k), np.zeros(k)
@@ -115,19 +120,15 @@ class SocialVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], Any]):
         mask = np.asarray(options.get("reset_mask", np.ones(k, dtype=bool)))
         if mask.shape != (k,) or mask.dtype != np.bool_ or not mask.any():
             raise MfenvError(f"reset_mask must be {k} booleans with at least one true")
-        if self._rngs is None:
-            if not mask.all():
-                raise MfenvError("the first reset must start every world")
-            self._rngs = [np_random(None)[0] for _ in range(k)]
-        index = np.flatnonzero(mask).tolist()
-        for i in index:
-            if seeds[i] is not None:
-                self._rngs[i] = np_random(seeds[i])[0]
+        if not self._begun and not mask.all():
+            raise MfenvError("the first reset must start every world")
         chosen = options.get("event_id")
         ids = [chosen] * k if chosen is None or isinstance(chosen, str) else list(chosen)
         if len(ids) != k:
             raise MfenvError(f"{len(ids)} event ids for {k} environments; allowed: one for each")
-        self._begin(index, [ids[i] for i in index])
+        index = np.flatnonzero(mask)
+        self._population.seed(index, [seeds[i] for i in index.tolist()])
+        self._begin(index, [ids[i] for i in index.tolist()])
         nothing = np.zeros(k, dtype=np.int64)
         infos = self._infos(mask, np.zeros(k), np.zeros(k), np.zeros(k, dtype=bool), nothing)
         return self._observe(), infos
@@ -136,7 +137,7 @@ class SocialVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], Any]):
         self, actions: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], Floats, NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
         """Step every world; one whose episode was over starts the next, with reward 0."""
-        if self._rngs is None:
+        if not self._begun:
             raise MfenvError("the environment has no episode yet: call reset() first")
         if not self.action_space.contains(actions):
             raise MfenvError(f"actions {actions!r} are not in {self.action_space}")
@@ -149,22 +150,37 @@ class SocialVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], Any]):
         done = np.where(active & paid, wanted, 0)
         distribution, own = self._population.step(done, active)
         harm, cost = np.zeros(self.num_envs), _COSTS[done]
-        for i in np.flatnonzero(active).tolist():
-            event = self._events[i]
-            assert event is not None
-            harm[i] = self._one.objective.harm(distribution[i], int(own[i]), event.truth)
+        i = slice(None) if active.all() else np.flatnonzero(active)
+        harm[i] = self._one.objective.harms(distribution[i], own[i], self._truth[i])
         rewards = np.where(active, -harm - self._one.cost_weight * cost, 0.0)
-        self._previous = np.where(active[:, None], self._latest, self._previous)
-        self._latest = np.where(active[:, None], distribution, self._latest)
+        if active.all():
+            self._previous, self._latest = self._latest, distribution
+        else:
+            self._previous = np.where(active[:, None], self._latest, self._previous)
+            self._latest = np.where(active[:, None], distribution, self._latest)
         self._spent = self._spent + cost
         self._elapsed = self._elapsed + active
         truncated = active & (self._elapsed >= self._steps)
-        over = np.flatnonzero(self._over).tolist()
+        over = np.flatnonzero(self._over)
         self._begin(over, [None] * len(over))
         self._over = truncated
         everyone = np.ones(self.num_envs, dtype=bool)
         infos = self._infos(everyone, harm, cost, active & (done != wanted), own * active)
         return self._observe(), rewards, ~everyone, truncated.copy(), infos
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """What each world's budget can pay: ``(K, 19)``, or ``(K, 7 + 3)`` for MultiDiscrete.
+
+        The row of a world whose episode is over is of no account: its next action is ignored.
+        """
+        if not self._begun:
+            raise MfenvError("the environment has no episode yet: call reset() first")
+        flat = self._spent[:, None] + _COSTS <= self._one.budget + EPSILON
+        if self.single_action_space.shape == ():
+            return np.asarray(flat)
+        kinds = flat[:, 1:].reshape(-1, len(KINDS), len(INTENSITIES)).any(axis=2)
+        none = np.ones((self.num_envs, 1), dtype=bool)
+        return np.concatenate([none, kinds, np.repeat(none, len(INTENSITIES), axis=1)], axis=1)
 
     # -- for oracles and benchmarks --------------------------------------------------------
 
@@ -187,19 +203,16 @@ class SocialVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], Any]):
 
     # -- inside ----------------------------------------------------------------------------
 
-    def _begin(self, index: list[int], event_ids: Sequence[str | None]) -> None:
+    def _begin(self, index: NDArray[np.intp], event_ids: Sequence[str | None]) -> None:
         """Start episodes of some worlds, drawn exactly as the single environment draws them."""
-        if not index:
+        if not len(index):
             return
-        assert self._rngs is not None
-        drawn = [self._one.draw(self._rngs[i], e) for i, e in zip(index, event_ids, strict=True)]
-        recorded = self._population.begin(index, [d[0] for d in drawn], [d[1] for d in drawn])
-        for i, (event, _, credibility), labels in zip(index, drawn, recorded, strict=True):
-            self._events[i] = event
-            self._credibility[i], self._domain[i] = credibility, domain_index(event.domain)
-            shares = [UNIFORM, UNIFORM, *recorded_shares(labels, self._one.batch)]
-            self._previous[i], self._latest[i] = shares[-2:]
-        self._steps[index] = np.minimum(self._one.horizon, self._population.horizon(index))
+        begun = self._population.begin(index, event_ids)
+        self._begun = True
+        self._ids[index], self._truth[index] = begun.event_id, begun.truth
+        self._credibility[index], self._domain[index] = begun.credibility, begun.domain
+        self._previous[index], self._latest[index] = begun.previous, begun.latest
+        self._steps[index] = np.minimum(self._one.horizon, begun.horizon)
         self._spent[index], self._elapsed[index], self._over[index] = 0.0, 0, False
 
     def _observe(self) -> NDArray[np.float32]:
@@ -223,9 +236,8 @@ class SocialVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], Any]):
         unaffordable: NDArray[np.bool_],
         own: NDArray[np.int64],
     ) -> dict[str, Any]:
-        ids = ["" if event is None else event.event_id for event in self._events]
         infos: dict[str, Any] = {
-            "event_id": np.array(ids, dtype=object),
+            "event_id": self._ids.copy(),
             "step": self._elapsed.copy(),
             "harm": harm,
             "cost": cost,
@@ -234,7 +246,23 @@ class SocialVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], Any]):
             "unaffordable": unaffordable,
             "own": own,
         }
+        unknown = self._population.not_identified
+        if unknown.any():
+            infos["not_identified"] = (self._population.activity[:, unknown] > 0).any(axis=1)
         return infos | {f"_{name}": mask.copy() for name in infos}
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """Episodes that begin in ``m`` worlds."""
+
+    event_id: NDArray[np.object_]  # (m,)
+    truth: NDArray[np.int64]  # (m,) 1 true, 0 false, -1 not known
+    domain: NDArray[np.intp]  # (m,)
+    credibility: Floats  # (m,)
+    previous: Floats  # (m, 23)
+    latest: Floats  # (m, 23)
+    horizon: NDArray[np.int64]  # (m,) steps that the event has people for
 
 
 class _Population(Protocol):
@@ -245,14 +273,17 @@ class _Population(Protocol):
         """Running interventions ``(K, 6)``."""
         ...
 
-    def begin(
-        self, index: list[int], events: Sequence[Event], seeds: Sequence[int]
-    ) -> list[Labels]:
-        """Start events in some worlds; returns the labels ``(m, 8)`` of each warm-up."""
+    @property
+    def not_identified(self) -> NDArray[np.bool_]:
+        """Kinds of intervention ``(6,)`` that nothing is known of."""
         ...
 
-    def horizon(self, index: list[int]) -> NDArray[np.int64]:
-        """Steps that the events of some worlds have people for."""
+    def seed(self, index: NDArray[np.intp], seeds: Sequence[int | None]) -> None:
+        """Seed the draws of some worlds; what has ``None`` goes on, or is seeded at random."""
+        ...
+
+    def begin(self, index: NDArray[np.intp], event_ids: Sequence[str | None]) -> _Begun:
+        """Draw and start the next episodes of some worlds; of each the event, if it is chosen."""
         ...
 
     def step(
@@ -262,11 +293,58 @@ class _Population(Protocol):
         ...
 
 
-class _Society:
+class _Listed:
+    """A population of events whose people are listed: drawn world by world."""
+
+    not_identified = np.zeros(len(KINDS), dtype=bool)
+
+    def __init__(self, one: SocialEnv, k: int) -> None:
+        self._one = one
+        self._rngs: list[np.random.Generator | None] = [None] * k
+
+    def seed(self, index: NDArray[np.intp], seeds: Sequence[int | None]) -> None:
+        for i, seed in zip(index.tolist(), seeds, strict=True):
+            if seed is not None or self._rngs[i] is None:
+                self._rngs[i] = np_random(seed)[0]
+
+    def begin(self, index: NDArray[np.intp], event_ids: Sequence[str | None]) -> _Begun:
+        drawn = []
+        for i, event_id in zip(index.tolist(), event_ids, strict=True):
+            rng = self._rngs[i]
+            assert rng is not None
+            drawn.append(self._one.draw(rng, event_id))
+        events, seeds, readings = zip(*drawn, strict=True)
+        recorded = self._start(index.tolist(), events, seeds)
+        batches = [
+            [UNIFORM, UNIFORM, *recorded_shares(labels, self._one.batch)][-2:]
+            for labels in recorded
+        ]
+        return _Begun(
+            event_id=np.array([e.event_id for e in events], dtype=object),
+            truth=np.array([-1 if e.truth is None else int(e.truth) for e in events]),
+            domain=np.array([domain_index(e.domain) for e in events]),
+            credibility=np.array(readings),
+            previous=np.stack([previous for previous, _ in batches]),
+            latest=np.stack([latest for _, latest in batches]),
+            horizon=self._horizon(index.tolist()),
+        )
+
+    def _start(
+        self, index: list[int], events: Sequence[Event], seeds: Sequence[int]
+    ) -> list[Labels]:
+        """Start events in some worlds; returns the labels ``(m, 8)`` of each warm-up."""
+        raise NotImplementedError
+
+    def _horizon(self, index: list[int]) -> NDArray[np.int64]:
+        """Steps that the events of some worlds have people for."""
+        raise NotImplementedError
+
+
+class _Society(_Listed):
     """The society tier: one array program."""
 
-    def __init__(self, one: SocialEnv) -> None:
-        self._one = one
+    def __init__(self, one: SocialEnv, k: int) -> None:
+        super().__init__(one, k)
         self._worlds: Worlds | None = None
         self._state: SocietyState | None = None
 
@@ -280,7 +358,7 @@ class _Society:
     def activity(self) -> Floats:
         return self.begun()[1].activity
 
-    def begin(
+    def _start(
         self, index: list[int], events: Sequence[Event], seeds: Sequence[int]
     ) -> list[Labels]:
         worlds = worlds_of(events, seeds, warmup=self._one.warmup, batch=self._one.batch)
@@ -292,7 +370,7 @@ class _Society:
             self._state = _put(self._state, state, index)
         return [np.asarray(e.labels)[1 : 1 + self._one.warmup] for e in events]
 
-    def horizon(self, index: list[int]) -> NDArray[np.int64]:
+    def _horizon(self, index: list[int]) -> NDArray[np.int64]:
         return np.full(len(index), self._one.horizon)
 
     def step(
@@ -308,11 +386,11 @@ class _Society:
         return record.distribution, (~record.planted).sum(axis=1)
 
 
-class _Language:
+class _Language(_Listed):
     """The language-model tier: processes in lockstep, one call a phase."""
 
     def __init__(self, one: SocialEnv, k: int) -> None:
-        self._one = one
+        super().__init__(one, k)
         self._processes: list[MeanFieldProcess | None] = [None] * k
         self.latest: list[StepRecord | None] = [None] * k
 
@@ -325,7 +403,7 @@ class _Language:
     def activity(self) -> Floats:
         return np.stack([self._process(i).activity for i in range(len(self._processes))])
 
-    def begin(
+    def _start(
         self, index: list[int], events: Sequence[Event], seeds: Sequence[int]
     ) -> list[Labels]:
         fresh = [self._one.make_process(event) for event in events]
@@ -342,7 +420,7 @@ class _Language:
         nothing = np.zeros((0, N_DIMENSIONS), dtype=np.int8)
         return [np.concatenate([nothing, *(r.labels for r in steps)]) for steps in records]
 
-    def horizon(self, index: list[int]) -> NDArray[np.int64]:
+    def _horizon(self, index: list[int]) -> NDArray[np.int64]:
         return np.array([self._process(i).horizon for i in index], dtype=np.int64)
 
     def step(
@@ -358,6 +436,144 @@ class _Language:
             self.latest[i] = record
             distribution[i], own[i] = record.distribution, int((~record.planted).sum())
         return distribution, own
+
+
+class _Surrogate:
+    """The surrogate tier: one array program, episodes drawn by counter."""
+
+    def __init__(self, one: SocialEnv, k: int) -> None:
+        from mfenv.dynamics.surrogate.stepping import stepper
+
+        self._one, self._model = one, one.surrogate
+        self._advance = stepper(self._model)
+        self._lane = np.zeros(k, dtype=np.int64)
+        self._episode = np.full(k, -1, dtype=np.int64)
+        self._worlds: Counted | None = None
+        self._rows = _Rows(one)
+        self.not_identified = ~np.array(self._model.identified)
+
+    @property
+    def activity(self) -> Floats:
+        assert self._worlds is not None
+        return self._worlds.activity
+
+    def seed(self, index: NDArray[np.intp], seeds: Sequence[int | None]) -> None:
+        from mfenv.envs.draws import lane_seed
+
+        fresh: np.random.Generator | None = None
+        for i, seed in zip(index.tolist(), seeds, strict=True):
+            if seed is None and self._episode[i] >= 0:
+                continue
+            if seed is None:
+                fresh = fresh or np_random(None)[0]
+                seed = lane_seed(fresh)
+            self._lane[i], self._episode[i] = seed, -1
+
+    def begin(self, index: NDArray[np.intp], event_ids: Sequence[str | None]) -> _Begun:
+        from mfenv.dynamics.surrogate.dynamics import HORIZON, member_numbers
+        from mfenv.dynamics.surrogate.kernel import begin
+        from mfenv.envs.draws import draw_episodes
+
+        self._episode[index] += 1
+        ids = self._one.scenarios.ids
+        drawn = draw_episodes(self._lane[index], self._episode[index], len(ids))
+        place = drawn.place.copy()
+        for k, event_id in enumerate(event_ids):
+            if event_id is not None:
+                place[k] = self._rows.place(event_id)
+        rows = self._rows.at(place)
+        new = begin(
+            self._model,
+            seed=drawn.noise,
+            member=member_numbers(self._model, self._one.member, drawn.noise),
+            domain=rows.domain[place],
+            perceived=rows.perceived[place],
+            latest=rows.reached[place],
+            mixture=rows.mixture[place],
+        )
+        if self._worlds is None:  # the first time all worlds begin
+            self._worlds = new
+        else:
+            self._worlds.put(index, new)
+        truth = rows.truth[place]
+        return _Begun(
+            event_id=rows.event_id[place],
+            truth=truth,
+            domain=rows.domain[place],
+            credibility=credibilities(truth, self._one.credibility_noise, drawn.reading),
+            previous=rows.previous[place],
+            latest=rows.latest[place],
+            horizon=np.full(len(index), HORIZON),
+        )
+
+    def step(
+        self, actions: NDArray[np.int64], active: NDArray[np.bool_]
+    ) -> tuple[Floats, NDArray[np.int64]]:
+        from mfenv.dynamics.surrogate.kernel import advance
+
+        assert self._worlds is not None
+        one = self._one
+        result = self._advance(self._worlds, actions, batch=one.batch, warmup=one.warmup)
+        advance(self._worlds, result, active)
+        return result.distribution, result.own
+
+
+class _Rows:
+    """Where the episodes of every event of a set start, as arrays that fill as events are drawn."""
+
+    def __init__(self, one: SocialEnv) -> None:
+        self._one = one
+        self._known: NDArray[np.bool_] | None = None
+
+    def _open(self) -> None:
+        n = len(self._one.scenarios.ids)
+        self._known = np.zeros(n, dtype=bool)
+        self.event_id = np.full(n, "", dtype=object)
+        self.truth = np.full(n, -1, dtype=np.int64)
+        self.domain = np.zeros(n, dtype=np.intp)
+        self.perceived, self.reached = np.zeros((n, N_LABELS)), np.zeros((n, N_LABELS))
+        self.previous, self.latest = np.zeros((n, N_LABELS)), np.zeros((n, N_LABELS))
+        self.mixture = np.zeros((n, len(self._one.surrogate.archetypes)))
+
+    def place(self, event_id: str) -> int:
+        """The place of a chosen event in the set."""
+        self._one.event(0, event_id)  # says what is allowed
+        return self._one.scenarios.ids.index(event_id)
+
+    def at(self, places: NDArray[np.int64]) -> _Rows:
+        """The rows, with those at ``places`` filled."""
+        if self._known is None:
+            self._open()
+        assert self._known is not None
+        if not self._known[places].all():
+            for i in np.unique(places[~self._known[places]]).tolist():
+                self._fill(i)
+                self._known[i] = True
+        return self
+
+    def _fill(self, i: int) -> None:
+        from mfenv.dynamics.surrogate.dynamics import start_of
+
+        one = self._one
+        event = one.event(i)
+        start = start_of(event, one.surrogate, warmup=one.warmup, batch=one.batch)
+        self.event_id[i] = event.event_id
+        self.truth[i] = -1 if event.truth is None else int(event.truth)
+        self.domain[i] = start.domain
+        self.perceived[i], self.reached[i] = start.perceived, start.latest
+        self.mixture[i] = start.mixture
+        self.previous[i], self.latest[i] = [
+            UNIFORM,
+            UNIFORM,
+            *recorded_shares(start.labels, one.batch),
+        ][-2:]
+
+
+_POPULATIONS: dict[str, Callable[[SocialEnv, int], _Population]] = {
+    "llm": _Language,
+    "society": _Society,
+    "surrogate": _Surrogate,
+}
 
 
 def _put(whole: _T, part: _T, index: list[int]) -> _T:
