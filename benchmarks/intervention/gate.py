@@ -2,7 +2,8 @@
 
 The synthetic society is its own reference: what happens in it is exact, and says nothing of real
 people. A language model's population needs a measured distance to a real one, from the result that
-``mfenv bench fidelity`` wrote for this very backbone and method.
+``mfenv bench fidelity`` wrote for this very backbone and method; a surrogate, its calibration
+report.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from agents.planners.setting import Setting
+from mfenv import plugins
+from mfenv.dynamics.surrogate.find import GROUP, build_surrogate
+from mfenv.envs.scenarios import SYNTHETIC
 from mfenv.errors import DataError, MfenvError
 
 __all__ = ["Fidelity", "fidelity_of"]
@@ -55,11 +59,15 @@ def fidelity_of(
             "exact: the synthetic society is its own reference; it is a stylised model with known "
             "rules, not a model of people",
         )
-    if setting.dynamics != "llm":
+    if setting.dynamics == "surrogate":
         return _surrogate(setting, given)
     assert backbone is not None
     name, method = str(backbone.get("name", setting.backbone)), setting.method
-    paths = list(given) or sorted(_SHIPPED.glob("*.json"))
+    # What was measured on synthetic events comes first where such events are played.
+    synthetic = setting.events in (None, SYNTHETIC)
+    paths = list(given) or sorted(
+        _SHIPPED.glob("*.json"), key=lambda p: (p.name.startswith(SYNTHETIC) != synthetic, p.name)
+    )
     for path in paths:
         value = _read(path, strict=bool(given))
         if value is None or not _same(value.get("backbone"), backbone):
@@ -77,14 +85,35 @@ def fidelity_of(
 
 
 def _surrogate(setting: Setting, given: Sequence[Path]) -> Fidelity:
-    for path in given:
-        value = _read(path, strict=True)
-        statement = None if value is None else value.get("statement")
-        if isinstance(statement, str) and statement:
-            return Fidelity(f"{setting.dynamics} tier", statement, path.name)
+    """What the calibration report says of the surrogate, for its very parameters."""
+    name = str(setting.more.get("surrogate", "embedded-en"))
+    revision = build_surrogate(name).revision
+    for path in list(given) or sorted(_SHIPPED.glob("surrogate-*.json")):
+        value = _read(path, strict=bool(given))
+        if value is None or value.get("revision") != revision:
+            continue
+        try:
+            step, felt = value["one step"], value.get("response")
+            last = list(value["rollout, steps"].items())[-1]
+            text = (
+                f"one-step KL to held-out episodes of its tier {step['surrogate']:.3f} nats "
+                f"(continuing the last shares {step['persistence']:.3f}, noise floor "
+                f"{step['floor']:.3f}); rollout, steps {last[0]}: {last[1]['surrogate']:.3f} "
+                f"({last[1]['persistence']:.3f}, {last[1]['floor']:.3f})"
+            )
+            if felt:
+                text += (
+                    f"; response to interventions: correlation {felt['correlation']:.2f}, slope "
+                    f"{felt['slope']:.2f} on the tier's own"
+                )
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            problem = f"no report of mfenv train surrogate: {error}"
+            raise DataError(str(path), "(all)", "one step", problem) from None
+        shown = name if name in plugins.names(GROUP) else Path(name).name
+        return Fidelity(f"surrogate {shown}", text, path.name)
     raise MfenvError(
-        f"the fidelity of the tier {setting.dynamics!r} is unknown, so its outcomes are not shown; "
-        'give the file that states it (JSON with "statement"): --fidelity FILE.json'
+        f"the fidelity of the surrogate {name!r} (revision {revision}) is unknown, so its outcomes "
+        f"are not shown; give the report that mfenv train surrogate wrote: --fidelity FILE.json"
     )
 
 
