@@ -94,7 +94,7 @@ def _surrogate(setting: Setting, given: Sequence[Path]) -> Fidelity:
             continue
         try:
             step, felt = value["one step"], value.get("response")
-            last = list(value["rollout, steps"].items())[-1]
+            last = max(value["rollout, steps"].items(), key=lambda x: int(x[0].split()[0]))
             text = (
                 f"one-step KL to held-out episodes of its tier {step['surrogate']:.3f} nats "
                 f"(continuing the last shares {step['persistence']:.3f}, noise floor "
