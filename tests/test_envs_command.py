@@ -6,7 +6,7 @@ import gymnasium
 import pytest
 
 from mfenv.cli import main
-from mfenv.envs.registration import POPULATION, SOCIAL, SOCIETY, SURROGATE
+from mfenv.envs.registration import POPULATION, SOCIAL, SOCIETY, SURROGATE, TEXT
 
 
 def test_lists_every_environment_with_its_spaces(capsys):
@@ -14,7 +14,7 @@ def test_lists_every_environment_with_its_spaces(capsys):
     text = capsys.readouterr().out
     assert main(["envs", "--json"]) == 0
     entries = {e["id"]: e for e in json.loads(capsys.readouterr().out)}
-    assert set(entries) == {SOCIAL, SOCIETY, SURROGATE, POPULATION}
+    assert set(entries) == {SOCIAL, SOCIETY, SURROGATE, TEXT, POPULATION}
     assert all(id_ in text for id_ in entries)
     env = gymnasium.make(SOCIETY)
     assert str(env.action_space) in entries[SOCIETY]["action"]
@@ -22,7 +22,7 @@ def test_lists_every_environment_with_its_spaces(capsys):
     assert "distribution 0–22" in text
 
 
-@pytest.mark.parametrize("id_", [SOCIAL, SOCIETY, SURROGATE, POPULATION])
+@pytest.mark.parametrize("id_", [SOCIAL, SOCIETY, SURROGATE, TEXT, POPULATION])
 def test_shows_the_documentation_of_one(id_, capsys):
     assert main(["envs", id_]) == 0
     text = capsys.readouterr().out

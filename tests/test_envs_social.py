@@ -42,7 +42,8 @@ from mfenv.labels import SLICES
 
 SOCIETY, SOCIAL = registration.SOCIETY, registration.SOCIAL
 SURROGATE = registration.SURROGATE
-IDS = [id_ for id_ in gymnasium.registry if id_.startswith("MFLLM-")]
+TEXT = registration.TEXT  # tested in test_envs_social_text.py
+IDS = [id_ for id_ in gymnasium.registry if id_.startswith("MFLLM-") and id_ != TEXT]
 # Keeps the language-model tier quick: few agents, and a mean field that is counted, not written.
 SMALL = {"batch": 4, "warmup": 4, "horizon": 8, "method": "mf-counted"}
 TARGET = {"stance": {"support": 0.1, "oppose": 0.5, "neutral": 0.4}}

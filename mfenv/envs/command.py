@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 import gymnasium
 
-from mfenv.envs.registration import POPULATION, SOCIAL, SOCIETY, SURROGATE
+from mfenv.envs.registration import POPULATION, SOCIAL, SOCIETY, SURROGATE, TEXT
 from mfenv.errors import MfenvError
 
 __all__ = ["HELP", "add_arguments", "run"]
@@ -21,6 +21,7 @@ _SUMMARIES = {
     SOCIAL: "a planner intervenes in a population of language models",
     SOCIETY: "the same planner, in the synthetic society (NumPy only)",
     SURROGATE: "the same planner, in a numeric mean field that was fitted (NumPy only)",
+    TEXT: "the same planner as a language model: it reads a text and answers with one",
     POPULATION: "the individuals: every agent reads texts and acts with a text",
 }
 
@@ -87,6 +88,18 @@ def _entries() -> list[_Entry]:
             )
         )
         env.close()
+    env = gymnasium.make(TEXT, disable_env_checker=True)
+    entries.append(
+        _Entry(
+            id=TEXT,
+            api="Gymnasium",
+            summary=_SUMMARIES[TEXT],
+            make=f'gymnasium.make("mfenv:{TEXT}")',
+            observation=f"{env.observation_space}: topic, mean field, step, budget, credibility",
+            action=f"{env.action_space}: none, KIND/INTENSITY or KIND/INTENSITY: MESSAGE",
+        )
+    )
+    env.close()
     people = population.parallel_env()
     agent = people.possible_agents[0]
     entries.append(
@@ -107,6 +120,8 @@ def _documentation(id_: str) -> str:
         raise MfenvError(f"unknown environment {id_!r}; allowed: {', '.join(_SUMMARIES)}")
     if id_ == POPULATION:
         from mfenv.envs.population import PopulationEnv as Documented
+    elif id_ == TEXT:
+        from mfenv.envs.social_text import SocialTextEnv as Documented  # type: ignore[assignment]
     else:
         from mfenv.envs.social import SocialEnv as Documented  # type: ignore[assignment]
     return f"# {id_}\n\n{inspect.getdoc(Documented)}"

@@ -12,6 +12,7 @@ __all__ = [
     "SOCIAL",
     "SOCIETY",
     "SURROGATE",
+    "TEXT",
     "register_all",
     "register_pettingzoo",
 ]
@@ -19,6 +20,7 @@ __all__ = [
 SOCIAL = "MFLLM-Social-v0"
 SOCIETY = "MFLLM-Society-v0"
 SURROGATE = "MFLLM-Surrogate-v0"
+TEXT = "MFLLM-Social-Text-v0"
 POPULATION = "MFLLM-Population-v0"
 
 _GYMNASIUM: dict[str, dict[str, Any]] = {
@@ -43,6 +45,8 @@ def register_all() -> None:
                 vector_entry_point="mfenv.envs.social_vector:SocialVectorEnv",
                 kwargs=kwargs,
             )
+    if TEXT not in gymnasium.registry:
+        gymnasium.register(TEXT, entry_point="mfenv.envs.social_text:SocialTextEnv")
     if "pettingzoo" in sys.modules:
         register_pettingzoo()
 

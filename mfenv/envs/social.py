@@ -323,18 +323,31 @@ class SocialEnv(gymnasium.Env[Any, Any]):
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Intervene, and let the next batch react."""
-        dynamics = self._started()
+        wanted, done = self.prepare(action)
+        return self.finish(self._started().step(done), wanted, done)
+
+    def prepare(self, action: Any) -> tuple[Intervention, Intervention]:
+        """What an action asks for, and what of it the budget pays: the first half of a step."""
+        self._started()
         if self._elapsed >= self._steps:
             raise MfenvError("the episode is over: call reset() first")
         wanted = self.intervention(action)
-        done = wanted if self._pays(wanted) else NONE
-        record = dynamics.step(done)
+        return wanted, wanted if self._pays(wanted) else NONE
+
+    def finish(
+        self, record: StepRecord, wanted: Intervention, done: Intervention, lost: float = 0.0
+    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Take what the population did: the second half of a step.
+
+        ``lost`` is subtracted from the reward.
+        """
+        dynamics = self._started()
         self._records.append(record)
         self._latest = record
         self._spent += done.cost
         self._elapsed += 1
         harm = self.objective.harm(record.distribution, record.own, dynamics.event.truth)
-        reward = -harm - self.cost_weight * done.cost
+        reward = -harm - self.cost_weight * done.cost - lost
         self._harm.append(harm)
         self._rewards.append(reward)
         if self.render_mode == "human":
