@@ -20,6 +20,7 @@ __all__ = [
     "ADAPTER",
     "MEAN_FIELD",
     "PERSONAS",
+    "PLANNER",
     "TUNED",
     "Kind",
     "check_folder",
@@ -40,10 +41,11 @@ class Kind:
     name: str
     method: str
     files: tuple[str, ...]
+    data: str = " --train EVENTS"
 
     def how(self, backbone: str = "NAME") -> str:
         """The command that makes one."""
-        return f"mfenv train {self.method} --backbone {backbone} --train EVENTS --out DIR"
+        return f"mfenv train {self.method} --backbone {backbone}{self.data} --out DIR"
 
 
 ADAPTER = Kind("adapter", "sft", ("adapter_config.json", "adapter_model.safetensors"))
@@ -51,7 +53,8 @@ MEAN_FIELD = Kind("mean-field", "ib-tune", ("adapter_config.json", "adapter_mode
 PERSONAS = Kind("personas", "mop", ("personas.json", "gates.safetensors"))
 TUNED = Kind("ib-tune", "ib-tune", ())
 """A folder around a mean-field model's and, unless its training says ``untuned``, a policy's."""
-_KINDS = {k.name: k for k in (ADAPTER, MEAN_FIELD, PERSONAS, TUNED)}
+PLANNER = Kind("planner", "planner-text", ADAPTER.files, data="")
+_KINDS = {k.name: k for k in (ADAPTER, MEAN_FIELD, PERSONAS, TUNED, PLANNER)}
 
 
 def describe_folder(

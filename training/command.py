@@ -17,6 +17,7 @@ _JOBS = Jobs(
         "ib-tune": ("training.ib_tune.command", "mean-field and policy model, by IB-Tune"),
         "mop": ("training.mop", "personas and their gates, for the method mop"),
         "sft": ("training.sft", "an adapter that is fine-tuned on real reactions"),
+        "planner-text": ("training.grpo.command", "a language model as planner, by TRL's GRPO"),
         "ngram": ("training.ngram", "an n-gram model as a backbone, counted on NumPy alone"),
         "planner": ("training.planners.command", "which intervention to choose when, with SB3"),
         "surrogate": (

@@ -177,11 +177,14 @@ class HuggingFaceBackbone:
         results = []
         written = self.write(encoded, keys, draw, sampling.max_new_tokens)
         for ids, tokens in zip(encoded, written, strict=True):
-            kept = tokens[:-1] if tokens[-1] in self.ends else tokens
-            text = self.tokenizer.decode(kept, skip_special_tokens=True)
-            text = text.replace("\ufffd", "")  # bytes that spell no character
-            results.append(Generation(text, len(ids), len(tokens)))
+            results.append(Generation(self.text_of(tokens), len(ids), len(tokens)))
         return results
+
+    def text_of(self, tokens: Sequence[int]) -> str:
+        """The text of tokens that were written, without their end."""
+        kept = tokens[:-1] if tokens[-1] in self.ends else tokens
+        text: str = self.tokenizer.decode(kept, skip_special_tokens=True)
+        return text.replace("\ufffd", "")  # bytes that spell no character
 
     @torch.inference_mode()
     def write(

@@ -175,6 +175,12 @@ class SocialTextEnv(SocialEnv):
             raise MfenvError(f"action {action!r} is no text; allowed: 'none' or 'KIND/INTENSITY'")
         return parse_intervention(action) or NONE
 
+    def twin(self) -> Self:
+        """An environment over the same scenarios with the same arguments, without an episode."""
+        twin = copy(self)
+        twin._dynamics, twin._np_random = None, None
+        return twin
+
     def fork(self) -> Self:
         """An independent environment at this point of the episode, with the same noise ahead."""
         twin = copy(self)
@@ -182,6 +188,16 @@ class SocialTextEnv(SocialEnv):
         twin._records, twin._harm = [*self._records], [*self._harm]
         twin._rewards = [*self._rewards]
         return twin
+
+    @property
+    def credibility(self) -> float:
+        """The planner's posterior probability that the topic is true."""
+        return self._credibility
+
+    @property
+    def spent(self) -> float:
+        """What the episode's interventions have cost so far."""
+        return self._spent
 
     def observe(self) -> str:
         """The latest observation."""

@@ -1,0 +1,1 @@
+"""Planners that are language models: TRL's GRPO on the text environment."""
