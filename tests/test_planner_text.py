@@ -29,7 +29,7 @@ from training.grpo.demonstrations import demonstrations
 from training.grpo.environment import conversations, environment_factory
 from training.grpo.episodes import Start, decide
 from training.grpo.settings import GRPOSettings, World
-from training.grpo.train import train
+from training.grpo.train import planner_backbone, train
 from training.grpo.trainer import starts
 from training.sft import SFTSettings
 
@@ -39,11 +39,9 @@ SETTINGS = GRPOSettings(
     groups=2,
     group=3,
     learning_rate=1e-2,
-    r=4,
-    alpha=4,
     save_steps=1,
     report_to="none",
-    sft=SFTSettings(steps=12, batch=8, learning_rate=2e-2, save_steps=12),
+    sft=SFTSettings(steps=6, batch=8, learning_rate=1e-2, save_steps=12),
 )
 SCRIPT = """
 import sys
@@ -172,15 +170,16 @@ def test_trl_can_take_the_environment_as_a_tool():
     assert other.get_reward() != one.get_reward()  # nothing was done in that one
 
 
-def test_grpo_moves_the_weights_from_the_supervised_start(trained):
+def test_grpo_moves_the_weights_from_the_supervised_start(weights, trained):
     out, first, last = trained
-    before, after = (load_file(f / "adapter_model.safetensors") for f in (first, last))
+    before, after = (load_file(f / "model.safetensors") for f in (first, last))
     assert before.keys() == after.keys()
     assert any((before[k] != after[k]).any() for k in before)
     curves = json.loads((last / "curves.json").read_text())
     assert curves[-1]["step"] == SETTINGS.steps
     assert not list(last.glob("*.bin")) + list(last.glob("*.pt"))
-    assert json.loads((last / "mfenv.json").read_text())["kind"] == "planner"
+    again = planner_backbone(HuggingFaceBackbone.load(weights, name="tiny"), last)
+    assert isinstance(again.prompts, TaggedPrompts)
     assert (out / "sft" / "planner").samefile(first)
 
 
@@ -202,7 +201,7 @@ def test_killed_and_repeated_it_gives_the_same_weights(weights, trained, tmp_pat
     process.wait()
     backbone = HuggingFaceBackbone.load(weights, name="tiny")
     _, last = train(backbone, WORLD, SETTINGS, out)
-    same, other = (load_file(f / "adapter_model.safetensors") for f in (last, trained[2]))
+    same, other = (load_file(f / "model.safetensors") for f in (last, trained[2]))
     for key in same:
         np.testing.assert_array_equal(same[key], other[key])
 

@@ -58,6 +58,7 @@ __all__ = [
     "lora",
     "pairs",
     "run",
+    "sft_trainer",
     "train",
 ]
 
@@ -149,17 +150,46 @@ def fit_adapter(
     ``initial`` is the folder of the adapter to begin with. Returns ``out``'s folder of the result,
     which appears in one move. Raises ``MfenvError`` if ``out`` holds another run.
     """
-    size = settings.steps * settings.batch
     check_settings(out, described)
     folder = out / kind.name
     if folder.exists():
         return folder
     set_seed(settings.seed)
+    trainer = sft_trainer(
+        backbone,
+        examples,
+        settings,
+        out,
+        model=same_weights(backbone.model),
+        peft_config=lora(settings.r, settings.alpha),
+    )
+    if initial is not None:
+        begin_with(trainer.model, initial)
+    trainer.train(resume_from_checkpoint=last_checkpoint(out / "checkpoints"))
+    with in_one_move(folder) as part:
+        export_adapter(trainer, part)
+        describe_folder(part, kind, backbone, described)
+    return folder
+
+
+def sft_trainer(
+    backbone: HuggingFaceBackbone,
+    examples: Sequence[Pair],
+    settings: SFTSettings,
+    out: Path,
+    *,
+    model: Any,
+    peft_config: LoraConfig | None,
+) -> SFTTrainer:
+    """TRL's trainer of a model on completions, with checkpoints in ``out``.
+
+    Without ``peft_config`` all weights are trained.
+    """
     on_gpu = backbone.model.device.type != "cpu"
     # transformers warns of an argument that TRL sets.
     warnings.filterwarnings("ignore", ".*gradient_checkpointing", FutureWarning)
-    trainer = _Trainer(
-        model=same_weights(backbone.model),
+    return _Trainer(
+        model=model,
         args=SFTConfig(
             output_dir=str(out / "checkpoints"),
             max_steps=settings.steps,
@@ -183,17 +213,10 @@ def fit_adapter(
             data_seed=settings.seed,
             disable_tqdm=True,
         ),
-        train_dataset=_dataset(backbone, examples, size),
+        train_dataset=_dataset(backbone, examples, settings.steps * settings.batch),
         processing_class=backbone.tokenizer,
-        peft_config=lora(settings.r, settings.alpha),
+        peft_config=peft_config,
     )
-    if initial is not None:
-        begin_with(trainer.model, initial)
-    trainer.train(resume_from_checkpoint=last_checkpoint(out / "checkpoints"))
-    with in_one_move(folder) as part:
-        export_adapter(trainer, part)
-        describe_folder(part, kind, backbone, described)
-    return folder
 
 
 def lora(r: int, alpha: int) -> LoraConfig:

@@ -165,7 +165,14 @@ class SocialTextEnv(SocialEnv):
         )
         self.action_space: UnicodeText = UnicodeText(ANSWER_CHARACTERS)  # type: ignore[assignment]
 
-    def step(self, action: str) -> Step:
+    def reset(  # type: ignore[override]
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
+        """Start an episode. ``options={"event_id": ...}`` chooses its event."""
+        observation, info = super().reset(seed=seed, options=options)
+        return str(observation), info
+
+    def step(self, action: str) -> Step:  # type: ignore[override]
         """Read an answer, and let the next batch react."""
         return step_together([self], [action])[0]
 
@@ -244,5 +251,5 @@ def step_together(envs: Sequence[SocialTextEnv], answers: Sequence[str]) -> list
         lost = env.penalty if unreadable else 0.0
         observation, reward, terminated, truncated, info = env.finish(record, wanted, done, lost)
         info["unreadable"] = unreadable
-        results.append((observation, reward, terminated, truncated, info))
+        results.append((str(observation), reward, terminated, truncated, info))
     return results

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``mfenv train planner-text``."""
     add, d, sft, world = parser.add_argument, GRPOSettings(), first_settings(), World()
     add("--backbone", required=True, metavar="NAME", help="the planner: embedded-en, hf:PATH, …")
-    add("--out", type=Path, required=True, metavar="DIR", help="checkpoints, adapters, report")
+    add("--out", type=Path, required=True, metavar="DIR", help="checkpoints, planners, report")
     add(
         "--config",
         action=ConfigOption,
@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--group", type=integer(2), default=d.group, help="answers a decision (%(default)s)")
     add("--learning-rate", type=float, default=d.learning_rate, help="of GRPO (%(default)s)")
     add("--beta", type=float, default=d.beta, help="KL from the supervised start (%(default)s)")
-    add("--r", type=integer(1), default=d.r, help="rank of LoRA (%(default)s)")
+    add("--r", type=integer(0), default=d.r, help="rank of LoRA; 0: all weights (%(default)s)")
     add("--alpha", type=integer(1), default=d.alpha, help="LoRA's scale (%(default)s)")
     add("--seed", type=integer(0), default=d.seed, help="(%(default)s)")
     add("--save-steps", type=integer(1), default=d.save_steps, help="(%(default)s)")
@@ -141,9 +141,10 @@ def _world(args: argparse.Namespace) -> World:
 
 
 def _card(args: argparse.Namespace, words: str) -> str:
+    what = "An adapter" if args.r else "The weights"
     return (
         f"# Planner on {args.backbone}\n\n"
-        f"A PEFT LoRA adapter of a language model that plans interventions, made by "
+        f"{what} of a language model that plans interventions, made by "
         f"`mfenv train planner-text` in the tier `{args.dynamics}` under the objective "
         f"`{args.objective}`. `mfenv.json` has its settings.\n\n"
         f"## What was measured\n\n```\n{words}\n```\n\n"

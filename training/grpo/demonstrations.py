@@ -10,7 +10,7 @@ from training.grpo.settings import World
 
 __all__ = ["ACTING", "demonstrations"]
 
-ACTING: tuple[float, float] = (0.4, 0.05)
+ACTING: tuple[float, float] = (0.5, 0.1)
 """How often the demonstrator acts: where the topic is likelier false than true, and elsewhere."""
 
 _STREAM = 61  # of the random generator

@@ -55,8 +55,9 @@ class GRPOSettings:
     """Of GRPO; constant after 5% of warm-up."""
     beta: float = 0.0
     """Weight of the KL divergence from the supervised start; 0 is off."""
-    r: int = 64
-    """Rank of LoRA."""
+    r: int = 0
+    """Rank of LoRA; 0 trains all weights, which is right for the small backbones: they have never
+    seen some of the tokens of an answer, and their embeddings have to learn them."""
     alpha: int = 64
     """LoRA's scale."""
     seed: int = 0

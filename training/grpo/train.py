@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import warnings
@@ -25,15 +26,15 @@ from training.grpo.demonstrations import demonstrations
 from training.grpo.settings import GRPOSettings, World
 from training.grpo.trainer import PlannerTrainer, starts
 from training.grpo.validation import Outcome, compare, nothing, outcome
-from training.sft import begin_with, export_adapter, fit_adapter, lora
+from training.sft import begin_with, export_adapter, fit_adapter, lora, sft_trainer
 
-__all__ = ["train", "validate"]
+__all__ = ["planner_backbone", "train", "validate"]
 
 
 def train(
     backbone: HuggingFaceBackbone, world: World, settings: GRPOSettings, out: Path
 ) -> tuple[Path, Path]:
-    """Train, or go on from the last checkpoint; the adapters before and after GRPO.
+    """Train, or go on from the last checkpoint; the folders of before and after GRPO.
 
     Raises ``MfenvError`` if ``out`` holds another run.
     """
@@ -60,7 +61,16 @@ def _supervised(
     shown = demonstrations(world, sft.steps * sft.batch, settings.seed)
     pairs = [(planner_prompt(backbone.prompts, text), answer) for text, answer in shown]
     described = {**asdict(sft), "method": "demonstrations", "backbone": backbone.describe()}
-    return fit_adapter(backbone, pairs, sft, out, kind=PLANNER, described=described)
+    if settings.r:
+        return fit_adapter(backbone, pairs, sft, out, kind=PLANNER, described=described)
+    check_settings(out, described)
+    set_seed(sft.seed)
+    whole = copy.deepcopy(backbone.model).requires_grad_(True)
+    trainer = sft_trainer(backbone, pairs, sft, out, model=whole, peft_config=None)
+    trainer.train(resume_from_checkpoint=last_checkpoint(out / "checkpoints"))
+    with in_one_move(folder) as part:
+        _export(trainer, backbone, part, described)
+    return folder
 
 
 def _grpo(
@@ -79,10 +89,11 @@ def _grpo(
     # transformers warns of an argument that TRL sets, TRL of the function that it calls.
     warnings.filterwarnings("ignore", ".*gradient_checkpointing", FutureWarning)
     warnings.filterwarnings("ignore", ".*rollout_func", UserWarning)
-    model = get_peft_model(
-        same_weights(backbone.model), lora(settings.r, settings.alpha), autocast_adapter_dtype=False
-    )
-    begin_with(model, first)
+    if settings.r:
+        model = get_peft_model(same_weights(backbone.model), lora(settings.r, settings.alpha))
+        begin_with(model, first)
+    else:
+        model = HuggingFaceBackbone.load(first).model
     on_gpu = backbone.model.device.type != "cpu"
     trainer = PlannerTrainer(
         backbone,
@@ -100,10 +111,36 @@ def _grpo(
     trainer.add_callback(_Progress)
     trainer.train(resume_from_checkpoint=last_checkpoint(out / "checkpoints"))
     with in_one_move(folder) as part:
-        export_adapter(trainer, part)
+        _export(trainer, backbone, part, described)
         (part / "curves.json").write_text(json.dumps(trainer.state.log_history, indent=1) + "\n")
-        describe_folder(part, PLANNER, backbone, described)
     return folder
+
+
+def _export(
+    trainer: Any, backbone: HuggingFaceBackbone, part: Path, described: Mapping[str, Any]
+) -> None:
+    """Write an adapter, or a whole model that ``hf:DIR`` loads; safetensors either way."""
+    if described["r"]:
+        export_adapter(trainer, part)
+        describe_folder(part, PLANNER, backbone, described)
+        return
+    state = trainer.accelerator.get_state_dict(trainer.model)
+    if not trainer.is_world_process_zero():
+        return
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    model.save_pretrained(part, state_dict=state, safe_serialization=True)
+    backbone.tokenizer.save_pretrained(part)
+    if not backbone.prompts.chat:
+        found = {"prompts": "tagged", "planner": dict(described)}
+        text = json.dumps(found, indent=1, sort_keys=True)
+        (part / "mfenv.json").write_text(text + "\n", encoding="utf-8")
+
+
+def planner_backbone(backbone: HuggingFaceBackbone, folder: Path) -> HuggingFaceBackbone:
+    """The model of a folder that :func:`train` returned: whole, or an adapter on the backbone."""
+    if (folder / "adapter_config.json").exists():
+        return adapted(backbone, str(folder), PLANNER)[0]
+    return HuggingFaceBackbone.load(folder, name=f"hf:{folder.name}")
 
 
 def step_arguments(
@@ -148,7 +185,7 @@ def validate(
     split: str = "validation",
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Returns of planners (adapters by name) on a split, sampled as in training and greedily.
+    """Returns of planners (folders by name) on a split, sampled as in training and greedily.
 
     All play the same scenarios with the same noise. Differences are of each from the first, in
     the same way of sampling, and from doing nothing.
@@ -159,7 +196,7 @@ def validate(
     for way, top_k in ways.items():
         for name, folder in folders.items():
             say(f"validation: {name}{way}")
-            tuned, _ = adapted(backbone, str(folder), PLANNER)
+            tuned = planner_backbone(backbone, folder)
             sampling = Sampling(top_k=top_k, max_new_tokens=answer_tokens(backbone.prompts))
             planner = LanguageModelPlanner(tuned, sampling=sampling)
             outcomes[name + way] = outcome(planner, env, seeds)

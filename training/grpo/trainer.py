@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from datasets import Dataset
+from peft import PeftModel
 from trl import GRPOConfig, GRPOTrainer
 
 from agents.backbones.hugging_face import HuggingFaceBackbone
@@ -74,7 +75,7 @@ class PlannerTrainer(GRPOTrainer):  # type: ignore[misc]
         args: GRPOConfig,
         train_dataset: Dataset,
     ) -> None:
-        """``model`` is a ``PeftModel`` over the backbone's weights; ``train_dataset`` of starts."""
+        """``model`` is trained, a ``PeftModel`` or whole; ``train_dataset`` of :func:`starts`."""
         self.backbone, self._env = backbone, env
         self._starts: list[Start] = []
         super().__init__(
@@ -91,7 +92,9 @@ class PlannerTrainer(GRPOTrainer):  # type: ignore[misc]
 
     def planning(self) -> HuggingFaceBackbone:
         """The model as it is now, as a backbone that has read nothing yet."""
-        model = self.accelerator.unwrap_model(self.model).get_base_model()
+        model = self.accelerator.unwrap_model(self.model)
+        if isinstance(model, PeftModel):
+            model = model.get_base_model()
         name = f"{self.backbone.name}+grpo"
         return HuggingFaceBackbone(
             model, self.backbone.tokenizer, name=name, prompts=self.backbone.prompts
