@@ -13,7 +13,7 @@ __all__ = ["GRPOSettings", "World", "first_settings"]
 
 def first_settings() -> SFTSettings:
     """Of the supervised start: long enough to learn the grammar, not more."""
-    return SFTSettings(steps=200, batch=32, learning_rate=1e-3, save_steps=50)
+    return SFTSettings(steps=300, batch=16, learning_rate=2e-3, save_steps=50)
 
 
 @dataclass(frozen=True, slots=True)
