@@ -22,6 +22,7 @@ from benchmarks.intervention.runs import Episodes, Runs, identity
 from benchmarks.intervention.scores import outcomes, score, smooth, time_to_half, transfer
 from benchmarks.metrics import Interval, ratio
 from mfenv.cli import main
+from mfenv.dynamics.surrogate.find import build_surrogate
 from mfenv.errors import DataError, MfenvError
 from mfenv.interventions import N_ACTIONS
 from mfenv.labels import N_LABELS, OFFSETS, SLICES
@@ -280,8 +281,18 @@ def test_outcomes_need_a_fidelity(tmp_path):
         with pytest.raises(MfenvError, match=r"unknown \(result\.json"):
             fidelity_of(other, revision, [path])
     assert fidelity_of(Setting(), None).statement.startswith("exact")
-    with pytest.raises(MfenvError, match="'surrogate' is unknown"):
-        fidelity_of(Setting(dynamics="surrogate"), None)
+    # A surrogate has that of its calibration report, for these very parameters.
+    shipped = Setting(dynamics="surrogate", more={"surrogate": "society"})
+    known = fidelity_of(shipped, None)
+    assert known.source == "surrogate-society.json"
+    assert "steps 13 to 16" in known.statement
+    assert "correlation 0.99" in known.statement
+    path.write_text(json.dumps({"revision": "of another"}))
+    with pytest.raises(MfenvError, match=r"surrogate 'society' \(revision \w+\) is unknown"):
+        fidelity_of(shipped, None, [path])
+    path.write_text(json.dumps({"revision": build_surrogate("society").revision}))
+    with pytest.raises(DataError, match="no report of mfenv train surrogate"):
+        fidelity_of(shipped, None, [path])
 
 
 def test_the_shipped_backbone_has_a_known_fidelity():
