@@ -292,6 +292,25 @@ def test_truth_is_hidden_and_credibility_noisy():
         assert "truth" not in info
 
 
+def test_a_given_reading_is_the_same_credibility_in_every_tier():
+    where = OBSERVATION_SLICES["credibility"]
+    z = [-1.3, 0.2, 0.9]
+    shown = []
+    for name in ("society", "surrogate"):
+        options = {"event_id": "synthetic-0-3", "reading": z}
+        many = gymnasium.make_vec("MFLLM-Social-v0", num_envs=3, dynamics=name)
+        shown.append(many.reset(seed=[5, 6, 7], options=options)[0][:, where][:, 0])
+        one = gymnasium.make("MFLLM-Social-v0", dynamics=name)
+        alone = one.reset(seed=6, options={"event_id": "synthetic-0-3", "reading": z[1]})[0]
+        assert alone[where] == shown[-1][1]
+        truth = one.unwrapped.dynamics.event.truth
+        expected = [credibility(truth, 1.0, draw) for draw in z]
+        np.testing.assert_allclose(shown[-1], expected, rtol=1e-6)
+    np.testing.assert_array_equal(*shown)
+    with pytest.raises(MfenvError, match="one finite number, or 3"):
+        many.reset(options={"reading": [0.0, float("nan"), 1.0]})
+
+
 # -- rewards -----------------------------------------------------------------------------------
 
 

@@ -30,7 +30,7 @@ from mfenv.labels import N_LABELS
 
 __all__ = ["LANES", "Episodes", "Part", "Runs", "identity", "plan_parts", "run_all"]
 
-FORMAT = "mfenv-intervention-part/1"
+FORMAT = "mfenv-intervention-part/2"
 
 LANES: Mapping[str, int] = {"llm": 64}
 """Episodes that step together at most, by tier; 1024 elsewhere."""
@@ -125,7 +125,10 @@ def plan_parts(runs: Runs, facts: Mapping[str, Any] | None = None) -> list[Part]
         for first in range(0, len(pairs), most):
             chosen = pairs[first : first + most]
             lanes = [Lane(runs.planners[label], e, s) for e, s in chosen]
-            value = {**shared, "setting": setting, "planner": planner, "episodes": chosen}
+            value = {
+                **shared, "format": FORMAT, "setting": setting, "planner": planner,
+                "episodes": chosen,
+            }  # fmt: skip
             parts.append(Part(label, lanes, hashlib.sha256(canonical(value)).hexdigest()))
     return parts
 

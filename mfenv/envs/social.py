@@ -23,6 +23,7 @@ from mfenv.envs.observation import (
     credibility,
     domain_index,
     observation_space,
+    readings,
     vector,
 )
 from mfenv.envs.scenarios import make_scenarios
@@ -139,7 +140,8 @@ class SocialEnv(gymnasium.Env[Any, Any]):
     ## Starting State
 
     An event is drawn from the chosen set, and its warm-up of `warmup` recorded reactions is
-    played. `reset(options={"event_id": ...})` chooses the event instead. The same seed gives the
+    played. `reset(options={"event_id": ...})` chooses the event instead, and `"reading"` gives the
+    draw of the credibility. The same seed gives the
     same event and the same noise of every agent under every planner, so that planners are
     compared on common random numbers.
 
@@ -289,11 +291,17 @@ class SocialEnv(gymnasium.Env[Any, Any]):
     ) -> tuple[Observation, dict[str, Any]]:
         """Start an episode. ``options={"event_id": ...}`` chooses its event.
 
-        Raises ``MfenvError`` for an event that is unknown, too short for the warm-up and one
-        step, or of unknown truth under an objective that needs it.
+        ``options={"reading": z}`` gives the standard normal draw that the credibility is made of,
+        so that episodes of several tiers can begin alike. Raises ``MfenvError`` for an event that
+        is unknown, too short for the warm-up and one step, or of unknown truth under an objective
+        that needs it.
         """
         super().reset(seed=seed)
-        event, noise_seed, reading = self._draw_next(seed, (options or {}).get("event_id"))
+        options = options or {}
+        event, noise_seed, reading = self._draw_next(seed, options.get("event_id"))
+        if (given := options.get("reading")) is not None:
+            draw = float(readings(given, 1)[0])
+            reading = credibility(event.truth, self.credibility_noise, draw)
         self._dynamics = None  # an event that cannot be played leaves no half-begun episode
         dynamics = self.make_dynamics(event)
         warmup = dynamics.reset(event, noise_seed)

@@ -20,7 +20,7 @@ from mfenv.distributions import UNIFORM
 from mfenv.dynamics.process import MeanFieldProcess, advance, warm_up
 from mfenv.dynamics.records import StepRecord
 from mfenv.dynamics.society import SocietyState, Worlds, initial_state, society_step, worlds_of
-from mfenv.envs.observation import credibilities, domain_index, vector
+from mfenv.envs.observation import credibilities, domain_index, readings, vector
 from mfenv.envs.social import EPSILON, SocialEnv, recorded_shares
 from mfenv.errors import MfenvError
 from mfenv.events.event import Event
@@ -108,7 +108,8 @@ class SocialVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], Any]):
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Start episodes in every world, or where ``options["reset_mask"]`` is true.
 
-        ``options["event_id"]`` chooses the event of all of them, or, as a list, of each world.
+        ``options["event_id"]`` chooses the event of all of them, or, as a list, of each world;
+        ``options["reading"]`` gives the draws of the truth's reading, one number or one for each.
         """
         k = self.num_envs
         seeds = [seed] * k if seed is None else seed
@@ -129,6 +130,10 @@ class SocialVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], Any]):
         index = np.flatnonzero(mask)
         self._population.seed(index, [seeds[i] for i in index.tolist()])
         self._begin(index, [ids[i] for i in index.tolist()])
+        if (reading := options.get("reading")) is not None:
+            given = readings(reading, k)[index]
+            noise = self._one.credibility_noise
+            self._credibility[index] = credibilities(self._truth[index], noise, given)
         nothing = np.zeros(k, dtype=np.int64)
         infos = self._infos(mask, np.zeros(k), np.zeros(k), np.zeros(k, dtype=bool), nothing)
         return self._observe(), infos
