@@ -48,6 +48,7 @@ def random_kernel(rng, archetypes=A, size=1.0):
     return Kernel(
         bias=0.5 * draw(archetypes, N_OUTPUTS),
         domain=0.2 * draw(8, N_OUTPUTS),
+        truth=0.3 * draw(N_OUTPUTS),
         warmup=0.5 * draw(23, N_OUTPUTS),
         perceived=draw(23, N_OUTPUTS),
         latest=0.3 * draw(23, N_OUTPUTS),
@@ -80,6 +81,7 @@ def random_worlds(model, k, seed=1, member=-1):
         seed=np.arange(k),
         member=np.full(k, member),
         domain=np.arange(k) % 8,
+        truth=np.arange(k) % 3 - 1,
         perceived=normalise(rng.random((k, 23))),
         latest=normalise(rng.random((k, 23))),
         mixture=rng.dirichlet(np.ones(len(model.archetypes)), k),
@@ -440,7 +442,7 @@ def test_what_cannot_be_read_says_which_file(tmp_path, folder):
     with pytest.raises(DataError, match=r"model\.safetensors.*mfenv train surrogate"):
         load_surrogate(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"\x08" + b"\0" * 7 + b"{}      ")
-    with pytest.raises(DataError, match="no mfenv-surrogate-1"):
+    with pytest.raises(DataError, match="no mfenv-surrogate-2"):
         load_surrogate(tmp_path)
 
 
@@ -471,27 +473,29 @@ def test_the_fit_recovers_a_planted_softmax():
     def steps(n):
         warmup, perceived, latest = (normalise(rng.random((n, 23))) for _ in range(3))
         domain, time = rng.integers(0, 8, n), rng.integers(0, 16, n)
+        topic = rng.integers(-1, 2, n)
         levels = rng.integers(-1, 3, (n, 3))
         p = kernel_module.archetype_chances(
             planted,
-            kernel_module.offsets(planted, domain, warmup),
+            kernel_module.offsets(planted, domain, topic, warmup),
             perceived,
             latest,
             time,
             levels,
         )
         parts = [np.eye(8)[domain], *(x - UNIFORM for x in (warmup, perceived, latest))]
-        inputs = np.concatenate([*parts, kernel_module.time_feature(time)[:, None]], axis=1)
+        columns = (kernel_module.time_feature(time), kernel_module.truth_feature(topic))
+        inputs = np.concatenate([*parts, *(x[:, None] for x in columns)], axis=1)
         return Steps(np.arange(n) % 50, inputs, levels, 1000 * p), (
-            domain, warmup, perceived, latest, time, levels, p,
+            domain, topic, warmup, perceived, latest, time, levels, p,
         )  # fmt: skip
 
     data, _ = steps(700)
     fit = fit_surrogate(data, shrinkages=(0.01, 300.0), members=1)
     assert fit.shrinkage == 0.01
-    _, (domain, warmup, perceived, latest, time, levels, p) = steps(200)
+    _, (domain, topic, warmup, perceived, latest, time, levels, p) = steps(200)
     for found, tolerance in ((fit.kernel, 0.02), (fit.members[0], 0.03)):
-        offset = kernel_module.offsets(found, domain, warmup)
+        offset = kernel_module.offsets(found, domain, topic, warmup)
         q = kernel_module.archetype_chances(found, offset, perceived, latest, time, levels)
         assert np.abs(p - q).max() < tolerance
         assert np.abs(p - q).mean() < tolerance / 20

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from agents.planners.running_means import RunningMeans
 from mfenv.envs.observation import OBSERVATION_SLICES
 from mfenv.errors import MfenvError
 from mfenv.interventions import N_ACTIONS
@@ -46,8 +47,9 @@ Floats = NDArray[np.float32]
 class LearnedPlanner:
     """Chooses what a policy network gives the highest probability among what can be paid.
 
-    The network: standardised observations, one LSTM layer if there is one, tanh layers, and a
-    linear layer to the logits of the 19 actions. A policy that was trained without masks chooses
+    The network: standardised observations (with the running means of the shares, if it was trained
+    with them), one LSTM layer if there is one, tanh layers, and a linear layer to the logits of the
+    19 actions. A policy that was trained without masks chooses
     among all actions, and what cannot be paid becomes none, as in its training.
     """
 
@@ -68,7 +70,8 @@ class LearnedPlanner:
         self._masked, self._deterministic = masked, deterministic
         self._mean, self._scale = (_take(weights, f"features_extractor.{n}") for n in _STANDARD)
         self._lstm: tuple[Floats, ...] = ()
-        width = _N_OBSERVED
+        self._remembers = self._mean.size == _N_OBSERVED + RunningMeans.SIZE
+        self._inputs = width = _N_OBSERVED + (RunningMeans.SIZE if self._remembers else 0)
         if any(key.startswith("lstm_actor.") for key in weights):
             self._lstm = tuple(_take(weights, f"lstm_actor.{n}_l0") for n in _LSTM)
             width = self._lstm[1].shape[1]
@@ -138,7 +141,9 @@ class LearnedPlanner:
         return np.asarray(np.where(affordable, chosen, 0), dtype=np.int64)
 
     def logits(self, observation: Floats) -> Floats:
-        """Logits ``(K, 19)`` of observations ``(K, 63)``; a recurrent one takes them in."""
+        """Logits ``(K, 19)`` of observations ``(K, 63)``; a planner that remembers takes them in."""
+        if self._means is not None:
+            observation = self._means.extend(observation)
         x = ((observation - self._mean) * self._scale).astype(np.float32)
         if self._lstm:
             x = self._remember(x)
@@ -151,6 +156,7 @@ class LearnedPlanner:
 
     def _begin(self) -> None:
         self._step = np.full(len(self._seeds), -1, dtype=np.int64)
+        self._means = RunningMeans(len(self._seeds)) if self._remembers else None
         hidden = self._lstm[1].shape[1] if self._lstm else 0
         self._hidden = np.zeros((len(self._seeds), hidden), dtype=np.float32)
         self._cell = np.zeros_like(self._hidden)
@@ -168,11 +174,11 @@ class LearnedPlanner:
         """Refuse weights whose shapes do not chain from 63 observed numbers to 19 logits."""
         hidden = self._lstm[1].shape[1] if self._lstm else 0
         expected: list[tuple[tuple[int, ...], tuple[int, ...]]]
-        expected = [(a.shape, (_N_OBSERVED,)) for a in (self._mean, self._scale)]
+        expected = [(a.shape, (self._inputs,)) for a in (self._mean, self._scale)]
         if self._lstm:
             gates = 4 * hidden
             shapes: list[tuple[int, ...]]
-            shapes = [(gates, _N_OBSERVED), (gates, hidden), (gates,), (gates,)]
+            shapes = [(gates, self._inputs), (gates, hidden), (gates,), (gates,)]
             expected += zip((a.shape for a in self._lstm), shapes, strict=True)
         for weight, bias in self._layers:
             expected += [(weight.shape, (bias.size, width)), (bias.shape, (bias.size,))]

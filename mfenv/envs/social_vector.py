@@ -492,6 +492,7 @@ class _Surrogate:
             seed=drawn.noise,
             member=member_numbers(self._model, self._one.member, drawn.noise),
             domain=rows.domain[place],
+            truth=rows.truth[place],
             perceived=rows.perceived[place],
             latest=rows.reached[place],
             mixture=rows.mixture[place],

@@ -52,6 +52,7 @@ def worlds_of(model: SurrogateModel, episodes: Episodes, member: int = -1) -> Wo
         seed=_NOISE + np.arange(k),
         member=np.full(k, member),
         domain=episodes.domain,
+        truth=episodes.truth,
         perceived=episodes.perceived[:, 0],
         latest=episodes.latest,
         mixture=mixture,

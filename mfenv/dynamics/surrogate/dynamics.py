@@ -47,6 +47,7 @@ class Start:
     """Where an event's episodes start: after its recorded warm-up."""
 
     domain: int
+    truth: int  # 1 true, 0 false, -1 not known
     perceived: Floats  # (23,)
     latest: Floats  # (23,) shares of the last recorded batch
     mixture: Floats  # (A,)
@@ -116,6 +117,7 @@ def _start(key: _Same, model: SurrogateModel, warmup: int, batch: int) -> Start:
     last = labels[-batch:] if len(labels) >= 2 * batch else labels
     return Start(
         domain=DOMAINS.index(event.domain) if event.domain in DOMAINS else len(DOMAINS),
+        truth=-1 if event.truth is None else int(event.truth),
         perceived=perceived,
         latest=_sealed(shares(last)),
         mixture=_sealed(_mixture(event, model)),
@@ -196,6 +198,7 @@ class SurrogateDynamics:
             seed=seeds,
             member=member_numbers(self.model, self.member, seeds),
             domain=np.array([start.domain]),
+            truth=np.array([start.truth]),
             perceived=start.perceived[None],
             latest=start.latest[None],
             mixture=start.mixture[None],
@@ -323,6 +326,7 @@ def rows_of(starts: Sequence[Start]) -> dict[str, NDArray[Any]]:
     """The arrays of several starts, for :func:`mfenv.dynamics.surrogate.kernel.begin`."""
     return {
         "domain": np.array([s.domain for s in starts]),
+        "truth": np.array([s.truth for s in starts]),
         "perceived": np.stack([s.perceived for s in starts]),
         "latest": np.stack([s.latest for s in starts]),
         "mixture": np.stack([s.mixture for s in starts]),

@@ -51,6 +51,7 @@ __all__ = [
     "offsets",
     "step",
     "time_feature",
+    "truth_feature",
 ]
 
 Floats = NDArray[np.float64]
@@ -110,11 +111,22 @@ def notice_levels(activity: ArrayLike) -> NDArray[np.intp]:
     return np.where(shown > 0, np.abs(shown[..., None] - STRENGTHS).argmin(axis=-1), -1)
 
 
-def offsets(kernel: Kernel, domain: ArrayLike, warmup: ArrayLike) -> Floats:
-    """Logits that do not change in an episode: domains ``(K,)`` and warm-ups ``(K, 23)``."""
+def offsets(kernel: Kernel, domain: ArrayLike, truth: ArrayLike, warmup: ArrayLike) -> Floats:
+    """Logits ``(K, 28)`` that do not change in an episode.
+
+    Domains ``(K,)``, truths ``(K,)`` (1, 0, or -1 where not known) and warm-ups ``(K, 23)``.
+    """
     return np.asarray(
-        kernel.domain[np.asarray(domain)] + (np.asarray(warmup) - UNIFORM) @ kernel.warmup
+        kernel.domain[np.asarray(domain)]
+        + truth_feature(truth)[:, None] * kernel.truth
+        + (np.asarray(warmup) - UNIFORM) @ kernel.warmup
     )
+
+
+def truth_feature(truth: ArrayLike) -> Floats:
+    """1.0 for a true topic (1), -1.0 for a false one (0), 0.0 where it is not known (-1)."""
+    truth = np.asarray(truth)
+    return np.where(truth < 0, 0.0, 2.0 * truth - 1.0)
 
 
 def begin(
@@ -123,22 +135,24 @@ def begin(
     seed: ArrayLike,
     member: ArrayLike,
     domain: ArrayLike,
+    truth: ArrayLike,
     perceived: ArrayLike,
     latest: ArrayLike,
     mixture: ArrayLike,
 ) -> Worlds:
     """Worlds after their warm-up; ``member`` -1 is the fit to all data.
 
-    ``(K,)`` seeds, members and domains, ``(K, 23)`` perceived and latest shares, ``(K, A)``.
+    ``(K,)`` seeds, members, domains and truths, ``(K, 23)`` perceived and latest shares,
+    ``(K, A)``.
     """
     seed = np.array(seed, dtype=np.int64)
     chosen = np.array(member, dtype=np.int64) + 1
     perceived = np.array(perceived, dtype=float)
-    domain = np.asarray(domain)
+    domain, truth = np.asarray(domain), np.asarray(truth)
     offset = np.empty((len(seed), N_OUTPUTS))
     for i in np.unique(chosen).tolist():
         mine = chosen == i
-        offset[mine] = offsets(_fit(model, i), domain[mine], perceived[mine])
+        offset[mine] = offsets(_fit(model, i), domain[mine], truth[mine], perceived[mine])
     return Worlds(
         seed=seed,
         member=chosen,
