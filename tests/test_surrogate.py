@@ -16,11 +16,20 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
 from mfenv.distributions import UNIFORM, normalise, shares
+from mfenv.dynamics.notices import VISIBLE
 from mfenv.dynamics.reach import PLANTED, perceive, reach_weights
 from mfenv.dynamics.surrogate import SurrogateDynamics, SurrogateModel, load_surrogate
 from mfenv.dynamics.surrogate import kernel as kernel_module
 from mfenv.dynamics.surrogate.kernel import advance, begin, chances, notice_levels, step
-from mfenv.dynamics.surrogate.model import CELLS, GROUPS, N_OUTPUTS, TO_LABELS, Kernel, outputs_of
+from mfenv.dynamics.surrogate.model import (
+    CELLS,
+    GROUPS,
+    HIDDEN,
+    N_OUTPUTS,
+    TO_LABELS,
+    Kernel,
+    outputs_of,
+)
 from mfenv.dynamics.surrogate.sampling import (
     SMALL_VARIANCE,
     binomial,
@@ -33,7 +42,7 @@ from mfenv.envs.registration import SURROGATE
 from mfenv.envs.social import SocialEnv
 from mfenv.errors import DataError, MfenvError
 from mfenv.events.synthetic.archetypes import ARCHETYPES
-from mfenv.interventions import KINDS, Intervention, Kind, encode_action
+from mfenv.interventions import KINDS, STRENGTHS, Intervention, Kind, encode_action
 from mfenv.labels import DIMENSIONS, SLICES
 from mfenv.noise import categorical
 
@@ -54,6 +63,7 @@ def random_kernel(rng, archetypes=A, size=1.0):
         latest=0.3 * draw(23, N_OUTPUTS),
         time=0.2 * draw(N_OUTPUTS),
         notices=0.5 * draw(archetypes, 3, 3, N_OUTPUTS),
+        hidden=0.4 * draw(3, N_OUTPUTS),
     )
 
 
@@ -475,28 +485,33 @@ def test_the_fit_recovers_a_planted_softmax():
         domain, time = rng.integers(0, 8, n), rng.integers(0, 16, n)
         topic = rng.integers(-1, 2, n)
         levels = rng.integers(-1, 3, (n, 3))
+        activity = np.zeros((n, 6))
+        activity[:, list(VISIBLE)] = np.where(levels >= 0, np.array(STRENGTHS)[levels], 0.0)
+        activity[:, list(HIDDEN)] = rng.random((n, 3))
         p = kernel_module.archetype_chances(
             planted,
             kernel_module.offsets(planted, domain, topic, warmup),
             perceived,
             latest,
             time,
-            levels,
+            activity,
         )
         parts = [np.eye(8)[domain], *(x - UNIFORM for x in (warmup, perceived, latest))]
         columns = (kernel_module.time_feature(time), kernel_module.truth_feature(topic))
-        inputs = np.concatenate([*parts, *(x[:, None] for x in columns)], axis=1)
+        inputs = np.concatenate(
+            [*parts, *(x[:, None] for x in columns), activity[:, list(HIDDEN)]], axis=1
+        )
         return Steps(np.arange(n) % 50, inputs, levels, 1000 * p), (
-            domain, topic, warmup, perceived, latest, time, levels, p,
+            domain, topic, warmup, perceived, latest, time, activity, p,
         )  # fmt: skip
 
-    data, _ = steps(700)
+    data, _ = steps(900)
     fit = fit_surrogate(data, shrinkages=(0.01, 300.0), members=1)
     assert fit.shrinkage == 0.01
-    _, (domain, topic, warmup, perceived, latest, time, levels, p) = steps(200)
+    _, (domain, topic, warmup, perceived, latest, time, activity, p) = steps(200)
     for found, tolerance in ((fit.kernel, 0.02), (fit.members[0], 0.03)):
         offset = kernel_module.offsets(found, domain, topic, warmup)
-        q = kernel_module.archetype_chances(found, offset, perceived, latest, time, levels)
+        q = kernel_module.archetype_chances(found, offset, perceived, latest, time, activity)
         assert np.abs(p - q).max() < tolerance
         assert np.abs(p - q).mean() < tolerance / 20
     assert truth.kernel is planted

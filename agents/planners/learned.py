@@ -141,7 +141,7 @@ class LearnedPlanner:
         return np.asarray(np.where(affordable, chosen, 0), dtype=np.int64)
 
     def logits(self, observation: Floats) -> Floats:
-        """Logits ``(K, 19)`` of observations ``(K, 63)``; a planner that remembers takes them in."""
+        """Logits ``(K, 19)`` of observations ``(K, 63)``; what remembers takes them in."""
         if self._means is not None:
             observation = self._means.extend(observation)
         x = ((observation - self._mean) * self._scale).astype(np.float32)

@@ -20,6 +20,7 @@ from mfenv.dynamics.surrogate.kernel import Step, Worlds
 from mfenv.dynamics.surrogate.model import (
     CELLS,
     GROUPS,
+    HIDDEN,
     N_CELLS,
     N_OUTPUTS,
     TO_LABELS,
@@ -46,6 +47,7 @@ _GROUP = np.concatenate([np.full(g.stop - g.start, i) for i, g in enumerate(GROU
 _PLANTED = one_hot(PLANTED)
 _KINDS = len(Kind)
 _VISIBLE = np.array([int(k) for k in VISIBLE])
+_HIDDEN = np.array(HIDDEN)
 _STRENGTHS = np.array(STRENGTHS)
 _STANCE = CELLS[:, 0].astype(np.int64)
 _SHARED = CELLS[:, 2] == 1
@@ -207,6 +209,7 @@ def _range(
     on_perceived: Any,
     on_latest: Any,
     on_time: Any,
+    on_hidden: Any,
     notices: Any,
     association: Any,
     identified: Any,
@@ -247,6 +250,11 @@ def _range(
         time = steps[i] / (steps[i] + 16.0)
         for m in range(_A):
             logits[m] += time * on_time[fit, m]
+        for h in range(len(_HIDDEN)):
+            a = effective[_HIDDEN[h]]
+            if a > 0.0:
+                for m in range(_A):
+                    logits[m] += a * on_hidden[fit, h, m]
         for k in range(_STATEMENT_KINDS):
             a = effective[_VISIBLE[k]]
             levels[k] = -1
@@ -390,6 +398,7 @@ class CompiledStep:
             stacked["perceived"],
             stacked["latest"],
             stacked["time"],
+            stacked["hidden"],
             _wide(np.exp(stacked["notices"]).transpose(0, 2, 3, 4, 1)),
             np.ascontiguousarray(model.association),
             np.array(model.identified, dtype=float),

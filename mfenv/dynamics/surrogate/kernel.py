@@ -29,6 +29,7 @@ from mfenv.dynamics.society import next_activities
 from mfenv.dynamics.surrogate.model import (
     CELLS,
     GROUPS,
+    HIDDEN,
     N_CELLS,
     N_OUTPUTS,
     TO_LABELS,
@@ -175,14 +176,16 @@ def archetype_chances(
     perceived: Floats,
     latest: Floats,
     step: ArrayLike,
-    levels: NDArray[np.intp],
+    activity: Floats,
 ) -> Floats:
     """Chances ``(K, A, 28)`` of every output of each archetype; six groups that each sum to 1."""
+    levels = notice_levels(activity)
     shared = (
         offset
         + (perceived - UNIFORM) @ kernel.perceived
         + (latest - UNIFORM) @ kernel.latest
         + time_feature(step)[:, None] * kernel.time
+        + activity[:, list(HIDDEN)] @ kernel.hidden
     )
     logits = shared[:, None, :] + kernel.bias
     for kind in range(len(VISIBLE)):
@@ -198,7 +201,6 @@ def archetype_chances(
 
 def chances(model: SurrogateModel, worlds: Worlds, activity: Floats) -> Floats:
     """Chances ``(K, 28)`` of somebody who acts, drawn from each world's mixture."""
-    levels = notice_levels(activity)
     result = np.empty((len(worlds), N_OUTPUTS))
     for place in np.unique(worlds.member).tolist():
         i = np.flatnonzero(worlds.member == place)
@@ -208,7 +210,7 @@ def chances(model: SurrogateModel, worlds: Worlds, activity: Floats) -> Floats:
             worlds.perceived[i],
             worlds.latest[i],
             worlds.step[i],
-            levels[i],
+            activity[i],
         )
         result[i] = (worlds.mixture[i][:, :, None] * each).sum(axis=1)
     return result
