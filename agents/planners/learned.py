@@ -28,7 +28,9 @@ __all__ = [
     "WEIGHTS_FILE",
     "LearnedPlanner",
     "from_spec",
+    "planner_embedded_en",
     "planner_society",
+    "planner_surrogate_society",
     "write_folder",
 ]
 
@@ -217,9 +219,23 @@ def from_spec(folder: str = "") -> LearnedPlanner:
 
 
 def planner_society() -> LearnedPlanner:
-    """The shipped planner, which was trained in the society tier."""
-    planner = LearnedPlanner.load(SHIPPED / "planner-society")
-    planner.name = "planner-society"
+    """The shipped planner that was trained in the society tier."""
+    return _shipped("planner-society")
+
+
+def planner_surrogate_society() -> LearnedPlanner:
+    """The shipped planner that was trained on the society's surrogate."""
+    return _shipped("planner-surrogate-society")
+
+
+def planner_embedded_en() -> LearnedPlanner:
+    """The shipped planner that was trained on the surrogate of ``embedded-en``."""
+    return _shipped("planner-embedded-en")
+
+
+def _shipped(name: str) -> LearnedPlanner:
+    planner = LearnedPlanner.load(SHIPPED / name)
+    planner.name = name
     return planner
 
 
