@@ -33,8 +33,8 @@ def write_card(
         "A policy that chooses interventions, made by `mfenv train planner`. "
         "`planner.safetensors` holds the actor under Stable-Baselines3's names, `planner.json` its "
         f"settings. It observes the environments' flat vector of 63 numbers{means} and knows "
-        "neither the truth nor what is to come. In training the warm-ups' shares were drawn anew in each "
-        "episode, so that it knows no event by them.",
+        "neither the truth nor what is to come. In training the warm-ups' shares were drawn anew "
+        "in each episode, so that it knows no event by them.",
         "",
         "| setting | |",
         "|---|---|",
