@@ -108,7 +108,7 @@ class _Worker:
             self.pipe.send(task)
         except OSError:
             return False
-        return self.process.is_alive()
+        return bool(self.process.is_alive())
 
     def end(self) -> None:
         """Stop it, whatever it does."""

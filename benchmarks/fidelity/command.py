@@ -357,7 +357,7 @@ def play(prepared: Prepared, say: Callable[[str], None]) -> dict[tuple[str, str]
             done: int,
             total: int,
             name: str = plan.condition.name,
-            begun: float = time.monotonic(),  # noqa: B008: when this condition begins
+            begun: float = time.monotonic(),
         ) -> None:
             nonlocal told
             if (share := 20 * done // total) > told:

@@ -14,14 +14,13 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.planners.base import Planner, build_planner
+from agents.planners.base import build_planner
 from agents.planners.play import Lane, play
 from agents.planners.setting import Setting
 from benchmarks.executors import HERE, Task, Where
@@ -196,7 +195,7 @@ def play_piece(piece: Piece, folder: Path) -> None:
 
 def _play(part: Part, setting: Setting, folder: Path) -> None:
     name = part.lanes[0].planner
-    played = play(setting.arguments(), {name: _built(name)}, part.lanes)
+    played = play(setting.arguments(), {name: build_planner(name)}, part.lanes)
     rows = [
         {
             "event": lane.event_id,
@@ -210,12 +209,6 @@ def _play(part: Part, setting: Setting, folder: Path) -> None:
         for i, lane in enumerate(part.lanes)
     ]
     _write(_path(folder, part), [{"format": FORMAT, "part": part.key}, *rows])
-
-
-@lru_cache(maxsize=64)
-def _built(name: str) -> Planner:
-    """A planner is built once; it is reset before each part."""
-    return build_planner(name)
 
 
 def _say(text: str) -> None:
