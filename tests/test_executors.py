@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import executor_tasks as tasks
@@ -18,6 +19,9 @@ import toy_models
 import mfenv.dynamics.journal as journal_module
 from benchmarks.executors import Shared, run_tasks, shared_lock
 from benchmarks.executors.local import LocalExecutor
+from benchmarks.fidelity.cases import Case
+from benchmarks.fidelity.conditions import Condition
+from benchmarks.fidelity.measure import Plan, blocks
 from mfenv.cli import main
 from mfenv.dynamics.journal import Journal, RunLock
 from mfenv.errors import MfenvError
@@ -26,11 +30,11 @@ from mfenv.events.synthetic.generator import SyntheticSociety
 
 ROOT = Path(__file__).parent.parent
 GRID = (
-    "--events", "6", "--min-posts", "80", "--warmup", "24", "--horizon", "24", "--batch", "8",
-    "--seeds", "12", "--methods", "toy,toy-deaf,toy+cal", "--baseline", "toy-deaf",
-    "--annotator", "toy-exact",
+    "--events", "3", "--min-posts", "50", "--warmup", "16", "--horizon", "24", "--batch", "8",
+    "--seeds", "2", "--methods", "toy,toy-deaf,toy+cal,toy+cal+candidates=2",
+    "--baseline", "toy-deaf", "--annotator", "toy-exact",
 )  # fmt: skip
-TASKS = 3 * 2 + 1  # methods × halves of the cases (64 runs at most), and the likelihoods
+TASKS = 4 + 1  # the methods, and the likelihoods
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +53,7 @@ def environment(tmp_path_factory):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "events.jsonl"
-    write_jsonl(SyntheticSociety(3).events(8, n_posts=90), path)
+    write_jsonl(SyntheticSociety(3).events(4, n_posts=50), path)
     return path
 
 
@@ -74,7 +78,7 @@ def alone(environment, data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
     assert main(grid(data, folder)) == 0
     found = kept(folder)
-    assert len(found) == 3 * 6 * 12 + 2
+    assert len(found) == 4 * 3 * 2 + 2
     return found
 
 
@@ -134,7 +138,7 @@ def test_planners_have_the_same_outcomes_anywhere(cluster, tmp_path):
 
 def simulated(data, folder, *more):
     argv = ["simulate", str(data), "--backbone", "toy", "--annotator", "toy-exact",
-            "--method", "toy,toy-deaf", "--agents", "60", "--batch", "8", "--warmup", "24",
+            "--method", "toy", "--agents", "40", "--batch", "8", "--warmup", "16",
             "--seeds", "2", "--out", str(folder), "--json", *map(str, more)]  # fmt: skip
     assert main(argv) == 0
     return {
@@ -147,13 +151,13 @@ def simulated(data, folder, *more):
 def test_many_events_are_those_of_one_after_the_other(environment, data, tmp_path, capsys):
     whole = simulated(data, tmp_path / "one", "--all-events")
     summary = json.loads(capsys.readouterr().out)
-    assert summary["events"] == len(summary["per_event"]) == 8
+    assert summary["events"] == len(summary["per_event"]) == 4
     assert simulated(data, tmp_path / "two", "--all-events", "--workers", 2) == whole
     capsys.readouterr()
     # One event alone has the same journals and the same result.
-    single = simulated(data, tmp_path / "single", "--event", "synthetic-3-5")
+    single = simulated(data, tmp_path / "single", "--event", "synthetic-3-2")
     alone = json.loads(capsys.readouterr().out)
-    [folder] = [f for f, r in summary["per_event"].items() if r["event"] == "synthetic-3-5"]
+    [folder] = [f for f, r in summary["per_event"].items() if r["event"] == "synthetic-3-2"]
     assert single == {
         name.removeprefix(f"{folder}/"): text
         for name, text in whole.items()
@@ -161,12 +165,12 @@ def test_many_events_are_those_of_one_after_the_other(environment, data, tmp_pat
     }
     assert summary["per_event"][folder]["kl"] == alone["kl"]
     means = [r["kl"]["toy"]["mean"] for r in summary["per_event"].values()]
-    assert summary["kl"]["toy"]["mean"] == pytest.approx(sum(means) / 8, abs=2e-6)
+    assert summary["kl"]["toy"]["mean"] == pytest.approx(sum(means) / 4, abs=2e-6)
     assert summary["kl"]["toy"]["low"] < summary["kl"]["toy"]["mean"]
-    some = ("--event", "synthetic-3-5", "--event", "synthetic-3-1")
+    some = ("--event", "synthetic-3-2", "--event", "synthetic-3-1")
     simulated(data, tmp_path / "some", *some)
     few = json.loads(capsys.readouterr().out)
-    assert {r["event"] for r in few["per_event"].values()} == {"synthetic-3-5", "synthetic-3-1"}
+    assert {r["event"] for r in few["per_event"].values()} == {"synthetic-3-2", "synthetic-3-1"}
 
 
 def test_a_language_model_writes_the_same_in_any_process(environment, tmp_path):
@@ -182,6 +186,22 @@ def test_a_language_model_writes_the_same_in_any_process(environment, tmp_path):
         found.append([p.read_bytes() for p in paths])
     assert found[0] == found[1]
     assert len(found[0]) == 2
+
+
+def test_blocks_are_cut_by_what_is_asked_for_alone():
+    cases = [Case(f"event {i}", None) for i in range(30)]
+    models = {case.group: dict.fromkeys(("mf", "state")) for case in cases}
+    condition = Condition("core", ("mf", "state"))
+    plan = Plan(condition, cases, models, None, range(5), {}, Path("runs"))
+    found = blocks(plan)
+    # 150 runs a method: three blocks of ten cases, none with more than 64 runs.
+    assert [len(block) for block in found] == [50] * 6
+    assert all(len({task.method for task in block}) == 1 for block in found)
+    every = [(task.case, task.method, task.seed) for block in found for task in block]
+    assert len(every) == len(set(every)) == 30 * 2 * 5
+    # A method has the same blocks whichever others are asked for.
+    fewer = replace(plan, models={group: {"mf": None} for group in models})
+    assert blocks(fewer) == found[:3]
 
 
 # -- kills -------------------------------------------------------------------------------------
@@ -218,11 +238,11 @@ def killed_twice(argv, folder, environment, workers):
         env=environment, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        until(lambda: lines_in(folder) > 250, driver)
+        until(lambda: lines_in(folder) > 20, driver)
         first = workers(driver.pid)
         first[0].kill()
         begun = lines_in(folder)
-        until(lambda: lines_in(folder) > begun + 150, driver)
+        until(lambda: lines_in(folder) > begun + 20, driver)
         with pytest.raises(MfenvError, match=rf"pid {driver.pid}, started 20"), RunLock(folder):
             pass
         left = workers(driver.pid)
@@ -236,7 +256,7 @@ def killed_twice(argv, folder, environment, workers):
 def test_a_killed_worker_and_then_a_killed_driver_change_nothing(
     environment, alone, data, tmp_path
 ):
-    argv = grid(data, tmp_path, "--workers", 2, backbone="toy:0.2")
+    argv = grid(data, tmp_path, "--workers", 2, backbone="toy:1")
     said, left = killed_twice(
         argv, tmp_path, environment, lambda pid: workers_of(pid, "spawn_main")
     )
@@ -249,7 +269,7 @@ def test_a_killed_worker_and_then_a_killed_driver_change_nothing(
 
 def test_a_killed_ray_worker_and_driver_change_nothing(environment, alone, cluster, data, tmp_path):
     more = ("--executor", "ray", "--workers", 2, "--ray-address", cluster)
-    argv = grid(data, tmp_path, *more, backbone="toy:0.2")
+    argv = grid(data, tmp_path, *more, backbone="toy:1")
     killed_twice(argv, tmp_path, environment, lambda _: workers_of(os.getpid(), "ray::perform"))
     assert main(grid(data, tmp_path, "--executor", "ray", "--workers", 2)) == 0
     assert kept(tmp_path) == alone
@@ -259,13 +279,13 @@ def test_a_killed_ray_worker_and_driver_change_nothing(environment, alone, clust
 
 
 def test_a_worker_that_dies_is_replaced_and_its_task_begun_again(tmp_path):
-    names = ["a", "b", "c"]
+    names = ["a", "b"]
     todo = [tasks.task(tasks.die_once, n, tmp_path, argument=n) for n in names]
     said = []
     with LocalExecutor(2, 1) as executor:
         run_tasks(todo, executor, said.append)
-    assert [(tmp_path / f"{n}.attempts").read_text() for n in names] == ["xxx"] * 3
-    assert sum("begun again" in text for text in said) == 6
+    assert [(tmp_path / f"{n}.attempts").read_text() for n in names] == ["xxx"] * 2
+    assert sum("begun again" in text for text in said) == 4
 
 
 @pytest.mark.parametrize(
@@ -341,7 +361,7 @@ def test_journals_at_a_file_url_are_gone_on_with(alone, data, tmp_path):
     assert main(grid(data, tmp_path / "a", "--workers", 2, "--shared", url)) == 0
     assert kept(tmp_path / "a") == alone
     # Another machine's driver: its own folder is empty, and a journal at the URL is torn.
-    path = sorted((tmp_path / "shared").glob("journals/*/*-toy+cal-7.jsonl"))[0]
+    path = sorted((tmp_path / "shared").glob("journals/*/*-toy+cal-1.jsonl"))[0]
     path.write_bytes(path.read_bytes()[:-500])
     assert main(grid(data, tmp_path / "b", "--workers", 2, "--shared", url)) == 0
     assert kept(tmp_path / "b") == alone
@@ -361,7 +381,7 @@ def test_journals_in_an_object_store_without_files(alone, data, tmp_path, capsys
                 store.rm_file(path)
         capsys.readouterr()
         assert main(grid(data, tmp_path / "b", "--shared", url)) == 0
-        assert "2 of 2 tasks" in capsys.readouterr().err
+        assert "1 of 1 tasks" in capsys.readouterr().err
         assert kept(tmp_path / "b") == alone
         assert store.find(f"/runs/{tmp_path.name}") == found
     finally:
