@@ -1,7 +1,8 @@
 """Finding things by name through entry points, so that any package can add some.
 
 Groups: ``mfenv.commands`` (CLI commands), ``mfenv.backbones``, ``mfenv.methods``,
-``mfenv.annotators`` and ``mfenv.planners``. ``mfenv`` never imports those packages by name.
+``mfenv.annotators``, ``mfenv.executors`` and ``mfenv.planners``. ``mfenv`` never imports those
+packages by name.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ _EXTRAS = {
     "matplotlib": "reports",
     "openai": "serving",
     "ray": "ray",
+    "fsspec": "ray",
     "stable_baselines3": "training",
     "sb3_contrib": "training",
     "yaml": "training",

@@ -1,7 +1,6 @@
 """``mfenv bench plan``: what a grid will take, before anything runs: decisions, tokens, hours.
 
-A part of the grid is played for a moment, with as many runs together as it will have, and what that
-took is scaled up. Nothing of it is kept.
+A part of the grid is played for a moment, and what that took is scaled up. Nothing of it is kept.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.executors.schedule import duration
 from benchmarks.fidelity.command import declare_grid, prepare
 from benchmarks.fidelity.measure import Plan, blocks, process_of, score_block
 from mfenv.cli import integer
@@ -65,11 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def estimate(plan: Plan, probe: int, likelihood: bool) -> Estimate:
     """Play ``probe`` runs of a condition for two steps and scale up."""
     tasks = [task for block in blocks(plan) for task in block]
-    first = blocks(plan)[0]
     # Spread over cases, methods and seeds as the whole grid is.
-    chosen = [
-        first[i * len(first) // min(probe, len(first))] for i in range(min(probe, len(first)))
-    ]
+    count = min(probe, len(tasks))
+    chosen = [tasks[i * len(tasks) // count] for i in range(count)]
     processes = [process_of(plan, task) for task in chosen]
     started = time.perf_counter()
     warm_up(processes)
@@ -92,13 +90,6 @@ def estimate(plan: Plan, probe: int, likelihood: bool) -> Estimate:
         seconds += (time.perf_counter() - started) / len(cases) * len(plan.cases)
     horizon = plan.condition.horizon
     return Estimate(len(tasks), len(tasks) * horizon, tokens[0], tokens[1], seconds)
-
-
-def _duration(seconds: float) -> str:
-    """In the unit that a person would plan with."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -132,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
             f"{e.decisions:,}",
             f"{e.prompt_tokens:,}",
             f"{e.completion_tokens:,}",
-            _duration(e.seconds),
+            duration(e.seconds),
         )
     console = Console()
     console.print(table)

@@ -14,6 +14,7 @@ from typing import Any
 
 import mfenv
 from agents.planners.setting import add_setting_arguments, setting_of
+from benchmarks.executors import add_executor_arguments, where_of
 from benchmarks.fidelity import machine
 from benchmarks.intervention.entry import Entry, load_entry, write_entry
 from benchmarks.intervention.gate import fidelity_of
@@ -59,11 +60,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, metavar="DIR", help="runs and entry (default: runs/intervention-…)")
     add("--results", type=Path, default=Path("benchmarks/results"), metavar="DIR")
     add("--name", metavar="NAME", help="of the result's files (default: intervention-TIER)")
+    add_executor_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Check that the fidelity is known, play, write the entry, score it, print the tables."""
     split = args.split or (None if args.events else "test")
+    where = where_of(args)
     setting, events = setting_of(args, args.events, split).chosen(args.limit_events)
     path = args.tuned or shipped_tuned(setting.objective)
     tuned = {} if path is None else read_tuned(path)
@@ -77,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     cheaper = None if args.compare_with is None else _entry_of(args.compare_with)
     digest = hashlib.sha256(canonical(facts)).hexdigest()[:10]
     out = args.out or Path("runs") / f"intervention-{setting.dynamics}-{digest}"
-    episodes = run_all(runs, out / "parts", facts)
+    episodes = run_all(runs, out / "parts", facts, where)
     entry = Entry.of(
         setting,
         events,

@@ -20,15 +20,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.planners.base import Planner, build_planner
+from agents.planners.base import build_planner
 from agents.planners.play import Lane, play
 from agents.planners.setting import Setting
+from benchmarks.executors import HERE, Task, Where
 from mfenv.dynamics.assemble import build_backbone
-from mfenv.dynamics.journal import RunLock, canonical
+from mfenv.dynamics.journal import canonical
 from mfenv.errors import DataError
 from mfenv.labels import N_LABELS
 
-__all__ = ["LANES", "Episodes", "Part", "Runs", "identity", "plan_parts", "run_all"]
+__all__ = [
+    "LANES",
+    "Episodes",
+    "Part",
+    "Piece",
+    "Runs",
+    "identity",
+    "plan_parts",
+    "play_piece",
+    "run_all",
+]
 
 FORMAT = "mfenv-intervention-part/2"
 
@@ -133,40 +144,78 @@ def plan_parts(runs: Runs, facts: Mapping[str, Any] | None = None) -> list[Part]
     return parts
 
 
-def run_all(runs: Runs, folder: Path, facts: Mapping[str, Any] | None = None) -> Episodes:
+def run_all(
+    runs: Runs,
+    folder: Path,
+    facts: Mapping[str, Any] | None = None,
+    where: Where = HERE,
+) -> Episodes:
     """Play what is not there yet, and read everything."""
     parts = plan_parts(runs, facts)
-    arguments = runs.setting.arguments()
-    built: dict[str, Planner] = {}
-    with RunLock(folder):
-        for number, part in enumerate(parts, start=1):
-            path = _path(folder, part)
-            if path.exists():
-                continue
-            begun = time.monotonic()
-            name = part.lanes[0].planner
-            built.setdefault(name, build_planner(name))
-            played = play(arguments, built, part.lanes)
-            rows = [
-                {
-                    "event": lane.event_id,
-                    "seed": lane.seed,
-                    "steps": int(played.steps[i]),
-                    "wanted": played.wanted[i].tolist(),
-                    "counts": played.counts[i].tolist(),
-                    "warmup": played.warmup[i].tolist(),
-                    "credibility": float(played.credibility[i]),
-                }
-                for i, lane in enumerate(part.lanes)
+    with where.alone(folder):
+        where.fetch([_path(folder, part).name for part in parts], folder)
+        for torn in folder.glob("*.part"):
+            torn.unlink()
+        left = [part for part in parts if not _path(folder, part).exists()]
+        if where.direct:
+            for part in left:
+                begun = time.monotonic()
+                _play(part, runs.setting, folder)
+                _say(
+                    f"part {parts.index(part) + 1} of {len(parts)}: {part.label}, "
+                    f"{len(part.lanes)} episodes, {time.monotonic() - begun:.0f} s"
+                )
+        else:
+            tasks = [
+                Task(
+                    name=f"{part.label}, part {parts.index(part) + 1} of {len(parts)}",
+                    play=play_piece,
+                    argument=Piece(part, runs.setting),
+                    cost=float(len(part.lanes) * runs.setting.horizon * runs.setting.batch),
+                    files=(_path(folder, part).name,),
+                    place=where.place(folder),
+                    here=str(Path.cwd()),
+                )
+                for part in left
             ]
-            _write(path, [{"format": FORMAT, "part": part.key}, *rows])
-            print(
-                f"part {number} of {len(parts)}: {part.label}, {len(part.lanes)} episodes, "
-                f"{time.monotonic() - begun:.0f} s",
-                file=sys.stderr,
-                flush=True,
-            )
+            where.play(tasks, folder, _say)
         return _gather(runs, folder, parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part and what it is played in."""
+
+    part: Part
+    setting: Setting
+
+
+def play_piece(piece: Piece, folder: Path) -> None:
+    """Play a part whose file is to be in a folder, unless it is there."""
+    if not _path(folder, piece.part).exists():
+        _play(piece.part, piece.setting, folder)
+
+
+def _play(part: Part, setting: Setting, folder: Path) -> None:
+    name = part.lanes[0].planner
+    played = play(setting.arguments(), {name: build_planner(name)}, part.lanes)
+    rows = [
+        {
+            "event": lane.event_id,
+            "seed": lane.seed,
+            "steps": int(played.steps[i]),
+            "wanted": played.wanted[i].tolist(),
+            "counts": played.counts[i].tolist(),
+            "warmup": played.warmup[i].tolist(),
+            "credibility": float(played.credibility[i]),
+        }
+        for i, lane in enumerate(part.lanes)
+    ]
+    _write(_path(folder, part), [{"format": FORMAT, "part": part.key}, *rows])
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _path(folder: Path, part: Part) -> Path:
@@ -174,7 +223,7 @@ def _path(folder: Path, part: Part) -> Path:
 
 
 def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    temporary = path.with_suffix(".part")
+    temporary = path.with_suffix(f".{os.getpid()}.part")
     with temporary.open("wb") as file:
         file.writelines(canonical(row) for row in rows)
         file.flush()
