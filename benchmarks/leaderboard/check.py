@@ -20,18 +20,17 @@ from typing import Any
 from benchmarks.compare import FORECASTERS
 from benchmarks.fidelity.conditions import CORE
 from benchmarks.fidelity.entry import (
-    MAX_BYTES,
     NAME,
     Entry,
     Manifest,
     inspect_entry,
-    read_json,
     read_manifest,
     read_texts,
 )
 from benchmarks.fidelity.lists import OfficialList, label_digest, official
 from benchmarks.fidelity.scores import score
 from benchmarks.fidelity.tracks import SPLITS, TRACKS
+from benchmarks.untrusted import MAX_BYTES, read_json
 from mfenv.errors import MfenvError
 
 __all__ = ["MIN_SEEDS", "Checked", "Standing", "check", "one_line"]
