@@ -16,7 +16,7 @@ from mfenv.envs.social import TIERS, SocialEnv
 from mfenv.errors import MfenvError
 from mfenv.events.event import Event
 
-__all__ = ["Setting", "add_setting_arguments", "setting_of"]
+__all__ = ["Setting", "add_setting_arguments", "setting_of", "surrogate_name"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,12 @@ class Setting:
             kept = [i for i in kept if i in chosen]
         values = asdict(self) | {"event_ids": tuple(kept)}
         return Setting(**values), [one.scenarios.event(i) for i in kept]
+
+
+def surrogate_name(setting: Setting) -> str:
+    """The surrogate that a setting of that tier plays: the one that is given, or the default."""
+    default = inspect.signature(SocialEnv).parameters["surrogate"].default
+    return str(setting.more.get("surrogate", default))
 
 
 def add_setting_arguments(parser: argparse.ArgumentParser, dynamics: str) -> None:

@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 
 from agents.planners.base import Planner, build_planner
 from agents.planners.play import Lane, play
-from agents.planners.setting import Setting
+from agents.planners.setting import Setting, surrogate_name
 from mfenv.dynamics.assemble import build_backbone
 from mfenv.dynamics.journal import RunLock, canonical
+from mfenv.dynamics.surrogate.find import build_surrogate
 from mfenv.errors import DataError
 from mfenv.labels import N_LABELS
 
@@ -65,6 +66,10 @@ def identity(runs: Runs) -> dict[str, Any]:
     models = {}
     if runs.setting.dynamics == "llm":
         models["backbone"] = build_backbone(runs.setting.backbone).describe()
+    if runs.setting.dynamics == "surrogate":
+        name = surrogate_name(runs.setting)
+        revision = build_surrogate(name).revision
+        models["surrogate"] = {"name": Path(name).name, "revision": revision}
     return {
         "setting": json.loads(canonical(asdict(runs.setting))),
         "planners": {
