@@ -337,7 +337,10 @@ def _private(folder: Path, manifest: Manifest, entry: Entry | None) -> Iterator[
 
 
 def is_command(text: str, job: str) -> bool:
-    """Whether this is a command of options, each with one word at most behind it."""
+    """Whether this is a command of options, each with one word at most behind it.
+
+    A file of events may stand before the options of ``bench intervention``.
+    """
     try:
         words = shlex.split(text)
     except ValueError:
@@ -346,7 +349,8 @@ def is_command(text: str, job: str) -> bool:
         return False
     options = [re.fullmatch(r"--[a-z][a-z-]{1,29}(?:=.*)?", word) is not None for word in words]
     return all(
-        re.fullmatch(r"[A-Za-z0-9+=,._@:/{}~-]{1,200}", word) and (options[i] or options[i - 1])
+        (re.fullmatch(r"[A-Za-z0-9+=,._@:/{}|~-]{1,2000}", word) and (options[i] or options[i - 1]))
+        or (i == 3 and job == "intervention" and re.fullmatch(PATTERNS["data.file"], word))
         for i, word in enumerate(words)
         if i >= 3
     )
