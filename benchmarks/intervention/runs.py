@@ -29,7 +29,17 @@ from mfenv.dynamics.surrogate.find import build_surrogate
 from mfenv.errors import DataError
 from mfenv.labels import N_LABELS
 
-__all__ = ["LANES", "Episodes", "Part", "Runs", "identity", "plan_parts", "run_all"]
+__all__ = [
+    "LANES",
+    "Episodes",
+    "Part",
+    "Runs",
+    "described",
+    "identity",
+    "on_disk",
+    "plan_parts",
+    "run_all",
+]
 
 FORMAT = "mfenv-intervention-part/1"
 
@@ -73,7 +83,7 @@ def identity(runs: Runs) -> dict[str, Any]:
     return {
         "setting": json.loads(canonical(asdict(runs.setting))),
         "planners": {
-            label: dict(zip(("name", "revision"), _described(name), strict=True))
+            label: dict(zip(("name", "revision"), described(name), strict=True))
             for label, name in runs.planners.items()
         },
         "seeds": runs.seeds,
@@ -81,7 +91,7 @@ def identity(runs: Runs) -> dict[str, Any]:
     }
 
 
-def _described(name: str) -> tuple[str, str]:
+def described(name: str) -> tuple[str, str]:
     """How a planner is shown, without the folders of this disk, and a hash of files it reads.
 
     A planner that comes with a package has its own ``revision``, if it has learned anything.
@@ -90,10 +100,10 @@ def _described(name: str) -> tuple[str, str]:
     shown, own = planner.name, str(getattr(planner, "revision", ""))
     read = False
     for piece in name.split("|"):
-        while ":" in piece and not Path(piece).exists():
+        while ":" in piece and not on_disk(piece):
             piece = piece.partition(":")[2]
             path = Path(piece)
-            if not piece or not path.exists():
+            if not piece or not on_disk(piece):
                 continue
             shown = shown.replace(piece, path.resolve().name)
             for file in [path] if path.is_file() else sorted(path.rglob("*")):
@@ -102,6 +112,14 @@ def _described(name: str) -> tuple[str, str]:
                     digest.update(hashlib.sha256(file.read_bytes()).digest())
                     read = True
     return shown, digest.hexdigest()[:16] if read else own
+
+
+def on_disk(text: str) -> bool:
+    """Whether a part of a planner's name is a path of this disk."""
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):  # too long for a path, as schedules can be, or no path
+        return False
 
 
 @dataclass(frozen=True, slots=True)

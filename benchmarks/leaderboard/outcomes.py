@@ -159,7 +159,9 @@ def facts(checked: CheckedOutcomes) -> dict[str, Any]:
             found["fidelity"] = stated_fidelity(setting, entry.models).statement
         except MfenvError:
             found["fidelity"] = "unknown"
-            reasons.append("the fidelity of its simulator is unknown (docs/leaderboard.md, The gate)")
+            reasons.append(
+                "the fidelity of its simulator is unknown (docs/leaderboard.md, The gate)"
+            )
         found["events"] = checked.standing.events
         found["rank"] = "none" if reasons else "yes"
         if reasons:

@@ -339,9 +339,10 @@ def _survives(
 
     for other in sorted(everything, key=order):
         there = other.entry
-        if _COSTS[other.simulator.tier] >= _COSTS[here.tier] or any(
-            getattr(there.setting, name) != getattr(entry.setting, name) for name in SAME
-        ):
+        unsaid = there.setting.dynamics == "surrogate" and not there.models
+        if unsaid or _COSTS[other.simulator.tier] >= _COSTS[here.tier]:
+            continue
+        if any(getattr(there.setting, x) != getattr(entry.setting, x) for x in SAME):
             continue
         places = {e.id: i for i, e in enumerate(there.events)}
         match = [q for q, x in enumerate(there.planners.values()) if x == planner]

@@ -160,8 +160,8 @@ def _row(row: PlannerRow, axis: tuple[float, float], empty: Container[str]) -> s
     cells = {
         "Rank": cell("Rank", row.rank, "" if row.rank is None else str(row.rank)),
         "Planner": f'<th scope="row" class="text" data-value="{escape(row.label)}">'
-        f'<span class="name">{name}</span></th>',
-        "Net uplift": cell("Net uplift", row.net.mean, net, "figure lead kl"),
+        f'<span class="name planner">{name}</span></th>',
+        "Net uplift": cell("Net uplift", row.net.mean, net, "figure lead net"),
         "Uplift": cell("Uplift", row.uplift.mean, shown_figure(row.uplift, sign=True), "figure"),
         "Harm avoided per cost": cell(
             "Harm avoided per cost", _mean(row.per_cost), shown_figure(row.per_cost), "figure"
@@ -261,6 +261,7 @@ def _curves(outcome: Outcome, beside: str) -> str:
     panels = "".join(
         _panel(label, curve, curves[NOTHING], _timeline(outcome, labels.index(label)), top)
         for label, curve in curves.items()
+        if label != NOTHING
     )
     keys = legend([("with the planner", "c2"), ("without intervention", "plain")])
     return (
