@@ -802,7 +802,7 @@ def site(ranked, opened, tmp_path_factory):
 def test_the_same_entries_give_the_same_bytes(site, ranked, opened, tmp_path):
     moved = [Path(shutil.copytree(p, tmp_path / f"copy{i}" / p.name)) for i, p in enumerate(ranked)]
     assert build(tmp_path / "b", opened, *moved[::-1]) == site
-    assert len(site) == 4 + 3
+    assert len(site) == 6 + 3
 
 
 def test_ranks_count_who_is_clearly_better(site, opened):

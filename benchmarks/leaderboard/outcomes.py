@@ -286,7 +286,7 @@ _PRIVATE = {
     "planner": r"[A-Za-z0-9][A-Za-z0-9+=._@:/|,~-]{0,3999}",
     "label": r"[A-Za-z0-9][A-Za-z0-9+=._@:/|,~-]{0,199}",
     "revision": rf"(?:{WORD})?",
-    "event": r"[0-9a-f]{64}",
+    "event": r"[0-9a-f]{64}|synthetic-[0-9]{1,9}-[0-9]{1,9}",
     "argument": rf"(?:{WORD})?",
     "mean field": rf"(?:{WORD})",
     "model's field": r"[a-z][a-z_]{0,29}",

@@ -123,7 +123,8 @@ def make_ready(
         raise MfenvError(f"the entry was played on {setting.events}: give --data FILE")
     else:
         setting = replace(setting, events=str(data), event_ids=())
-        known = {digest(i): i for i in SocialEnv(**setting.arguments()).scenarios.ids}
+        scenarios = SocialEnv(**setting.arguments()).scenarios
+        known = {name: str(i) for i in scenarios.ids for name in (str(i), digest(str(i)))}
         if missing := [i for i, e in enumerate(entry.events) if e.id not in known]:
             raise MfenvError(f"event {missing[0]} of the entry is none of those in {data}")
         ids = [known[e.id] for e in entry.events]
