@@ -550,15 +550,7 @@ def test_the_planners_table_sorts_and_filters(browser, folder):
         browser.run(f"{field}.dispatchEvent(new Event('input', {{bubbles: true}}))")
 
     put("ranked", True)
-    assert sorted(visible(browser)) == [
-        "doubt",
-        "doubt",
-        "doubt",
-        "none",
-        "none",
-        "oracle",
-        "paper",
-    ]
+    assert sorted(visible(browser)) == ["doubt", "doubt", "doubt", "none", "none", "paper"]
     put("baselines", False)
     assert sorted(visible(browser)) == ["doubt", "doubt", "doubt", "paper"]
     put("text", "PAPER")
