@@ -87,10 +87,10 @@ def run(args: argparse.Namespace) -> int:
         episodes,
         planners=facts["planners"],
         seeds=args.seeds,
-        models={k: facts[k] for k in ("backbone",) if k in facts},
+        models={k: facts[k] for k in ("backbone", "surrogate") if k in facts},
         package=mfenv.__version__,
         machine=machine(),
-        command=_command(sys.argv[1:]),
+        command=_command(sys.argv[1:], args.events),
     )
     write_entry(out / "entry", entry)
     result = evaluate(load_entry(out / "entry"), known.as_json(), cheaper)
@@ -125,12 +125,12 @@ def evaluate(
     }
 
 
-def _command(argv: Sequence[str]) -> str:
+def _command(argv: Sequence[str], events: str | None) -> str:
     """The command, but for where it writes and where on this disk files lie."""
     words, skip, path = ["mfenv", "bench", "intervention"], False, False
     writes, reads = ("--out", "--results"), ("--compare-with", "--fidelity", "--tuned")
     for word in argv[2:] if list(argv[:2]) == ["bench", "intervention"] else []:
         if not skip and not word.startswith(tuple(f"{w}=" for w in writes)) and word not in writes:
-            words.append(Path(word).name if path else word)
+            words.append(Path(word).name if path or word == events else word)
         skip, path = word in writes, word in reads
     return shlex.join(words)

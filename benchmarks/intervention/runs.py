@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 
 from agents.planners.base import build_planner
 from agents.planners.play import Lane, play
-from agents.planners.setting import Setting
+from agents.planners.setting import Setting, surrogate_name
 from benchmarks.executors import HERE, Task, Where
 from mfenv.dynamics.assemble import build_backbone
 from mfenv.dynamics.journal import canonical
+from mfenv.dynamics.surrogate.find import build_surrogate
 from mfenv.errors import DataError
 from mfenv.labels import N_LABELS
 
@@ -35,7 +36,9 @@ __all__ = [
     "Part",
     "Piece",
     "Runs",
+    "described",
     "identity",
+    "on_disk",
     "plan_parts",
     "play_piece",
     "run_all",
@@ -76,10 +79,14 @@ def identity(runs: Runs) -> dict[str, Any]:
     models = {}
     if runs.setting.dynamics == "llm":
         models["backbone"] = build_backbone(runs.setting.backbone).describe()
+    if runs.setting.dynamics == "surrogate":
+        name = surrogate_name(runs.setting)
+        revision = build_surrogate(name).revision
+        models["surrogate"] = {"name": Path(name).name, "revision": revision}
     return {
         "setting": json.loads(canonical(asdict(runs.setting))),
         "planners": {
-            label: dict(zip(("name", "revision"), _described(name), strict=True))
+            label: dict(zip(("name", "revision"), described(name), strict=True))
             for label, name in runs.planners.items()
         },
         "seeds": runs.seeds,
@@ -87,7 +94,7 @@ def identity(runs: Runs) -> dict[str, Any]:
     }
 
 
-def _described(name: str) -> tuple[str, str]:
+def described(name: str) -> tuple[str, str]:
     """How a planner is shown, without the folders of this disk, and a hash of files it reads.
 
     A planner that comes with a package has its own ``revision``, if it has learned anything.
@@ -96,10 +103,10 @@ def _described(name: str) -> tuple[str, str]:
     shown, own = planner.name, str(getattr(planner, "revision", ""))
     read = False
     for piece in name.split("|"):
-        while ":" in piece and not Path(piece).exists():
+        while ":" in piece and not on_disk(piece):
             piece = piece.partition(":")[2]
             path = Path(piece)
-            if not piece or not path.exists():
+            if not piece or not on_disk(piece):
                 continue
             shown = shown.replace(piece, path.resolve().name)
             for file in [path] if path.is_file() else sorted(path.rglob("*")):
@@ -108,6 +115,14 @@ def _described(name: str) -> tuple[str, str]:
                     digest.update(hashlib.sha256(file.read_bytes()).digest())
                     read = True
     return shown, digest.hexdigest()[:16] if read else own
+
+
+def on_disk(text: str) -> bool:
+    """Whether a part of a planner's name is a path of this disk."""
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):  # too long for a path, as schedules can be, or no path
+        return False
 
 
 @dataclass(frozen=True, slots=True)
