@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from tests import core_only
 
 from mfenv import plugins
 from mfenv.cli import GROUP, Jobs
+from tests import core_only
 
 
 @pytest.fixture(scope="module")

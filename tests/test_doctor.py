@@ -7,7 +7,6 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from tests import core_only
 
 from agents.backbones.served import ServerSettings
 from mfenv import plugins
@@ -15,6 +14,7 @@ from mfenv.cli import main
 from mfenv.doctor.command import VARIABLES
 from mfenv.events import write_jsonl
 from mfenv.events.synthetic.generator import SyntheticSociety
+from tests import core_only
 
 ROOT = Path(__file__).parent.parent
 KEY = "sk-a-secret-of-mine"
