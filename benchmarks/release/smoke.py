@@ -36,7 +36,8 @@ import gymnasium as gym
 from mfenv.envs import population
 from mfenv.envs.registration import SOCIAL, SOCIETY, SURROGATE, TEXT
 ngram = {"backbone": "ngram-en", "method": "mf-counted", "horizon": 2}
-for id_, kwargs in ((SOCIETY, {}), (SURROGATE, {}), (TEXT, {"dynamics": "society"}), (SOCIAL, ngram)):
+society = {"dynamics": "society"}
+for id_, kwargs in ((SOCIETY, {}), (SURROGATE, {}), (TEXT, society), (SOCIAL, ngram)):
     env = gym.make(f"mfenv:{id_}", **kwargs)
     env.reset(seed=0)
     for _ in range(2):
