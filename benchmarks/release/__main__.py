@@ -202,7 +202,7 @@ def _install(scripts: Path, target: Target, wheel: Path) -> str:
 
 
 def _pip(scripts: Path, *what: str) -> None:
-    argv = [scripts / "python", "-m", "pip", "install", "--quiet", *what]
+    argv = [str(scripts / "python"), "-m", "pip", "install", "--quiet", *what]
     result = subprocess.run(argv, capture_output=True, text=True, env=_environ(scripts))
     if result.returncode:
         raise MfenvError(f"pip install {' '.join(what)}: {_end(result.stderr)}")

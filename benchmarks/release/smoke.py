@@ -108,8 +108,7 @@ CHECKS: dict[str, tuple[Check, ...]] = {
         ),
         _mfenv(
             "mfenv intervene, with the fidelity that is shipped",
-            "intervene --dynamics surrogate --surrogate embedded-en --planner paper --seeds 2 "
-            "--out runs/surrogate",
+            "intervene --dynamics surrogate --planner paper --seeds 2 --out runs/surrogate",
         ),
     ),
     "llm": (
