@@ -62,8 +62,9 @@ def inspect(built: Built, names: list[str]) -> list[tuple[str, bool, str]]:
     with tarfile.open(built.sdist) as sdist:
         inside = {m.name.partition("/")[2] for m in sdist.getmembers() if m.isfile()}
     weights = sum(n for name, n in sizes.items() if name.startswith("agents/weights/"))
-    lacking = sorted(n for n in names if _in_wheel(n) and n not in sizes)
-    more = sorted(n for n in sizes if n not in set(names) and ".dist-info/" not in n)
+    wanted = {n for n in names if _in_wheel(n)}
+    more = sorted(n for n in sizes if n not in wanted and ".dist-info/" not in n)
+    lacking = sorted(wanted - set(sizes))
     left_out = sorted(n for n in names if _in_sdist(n) and n not in inside)
     private = sorted(n for n in inside | set(sizes) if _private(n))
     return [
