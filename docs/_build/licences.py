@@ -44,6 +44,7 @@ PURPOSES = {
     "sb3-contrib": "MaskablePPO and RecurrentPPO",
     "scikit-learn": "the annotator's training, personas",
     "scipy": "tests: independent statistics",
+    "setuptools": "tests: what a wheel would hold",
     "stable-baselines3": "PPO",
     "tensorboard": "curves of trainings",
     "tokenizers": "tokenisers of models",
