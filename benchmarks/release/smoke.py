@@ -81,7 +81,14 @@ envs.step(envs.action_space.sample())
 
 _RAY = """
 import ray
-ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+for attempt in range(4):  # Ray gives a node 30 seconds to start, too few on a busy machine
+    try:
+        ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+        break
+    except Exception:
+        if attempt == 3:
+            raise
+        ray.shutdown()
 assert ray.get(ray.remote(lambda: __import__("mfenv").__version__).remote())
 ray.shutdown()
 """
