@@ -14,7 +14,7 @@ from typing import Any
 
 from mfenv.errors import MfenvError, MissingExtraError, ShadowedPackageError
 
-__all__ = ["load", "missing_extra", "names"]
+__all__ = ["load", "load_entry", "missing_extra", "names"]
 
 _OURS = ("agents", "training", "benchmarks")
 # Import names of optional dependencies, and the extra that brings each.
@@ -29,6 +29,8 @@ _EXTRAS = {
     "accelerate": "training",
     "tensorboard": "training",
     "sklearn": "training",
+    "scipy": "training",  # scikit-learn's
+    "numba": "fast",
     "matplotlib": "reports",
     "openai": "serving",
     "ray": "ray",
@@ -56,7 +58,11 @@ def load(group: str, name: str) -> Any:
         kind = group.rpartition(".")[2].removesuffix("s")
         known = ", ".join(sorted(found)) or "none (is mfenv installed? pip install mfenv)"
         raise MfenvError(f"unknown {kind} {name!r}; known: {known}")
-    entry = found[name]
+    return load_entry(found[name])
+
+
+def load_entry(entry: EntryPoint) -> Any:
+    """Import what an entry point stands for; the same errors as :func:`load`."""
     if entry.dist is not None and entry.dist.name == "mfenv":
         _check_ours(entry.module.partition(".")[0])
     try:
@@ -64,7 +70,7 @@ def load(group: str, name: str) -> Any:
     except MfenvError:
         raise
     except ModuleNotFoundError as error:
-        missing = missing_extra(error, f"{name!r}")
+        missing = missing_extra(error, f"{entry.name!r}")
         if missing is None:
             raise
         raise missing from error

@@ -26,6 +26,7 @@ _JOBS = Jobs(
         ),
         "opinions": ("training.opinions", "how opinions move, from people who come back"),
     },
+    extra="training",
 )
 add_arguments = _JOBS.add_arguments
 run = _JOBS.run

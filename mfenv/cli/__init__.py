@@ -89,6 +89,8 @@ class Jobs:
     name: str
     jobs: Mapping[str, tuple[str, str]]
     """Job → (module with ``HELP``, ``add_arguments`` and ``run``; what it does)."""
+    extra: str | None = None
+    """The extra with everything that any job imports; else the one of what is missing first."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the job; whatever follows belongs to the job's own parser."""
@@ -104,7 +106,14 @@ class Jobs:
     def run(self, args: argparse.Namespace) -> int:
         """Import the job's module and run it with the remaining arguments."""
         module, _ = self.jobs[args.job]
-        return execute(importlib.import_module(module), f"mfenv {self.name} {args.job}", args.rest)
+        prog = f"mfenv {self.name} {args.job}"
+        try:
+            return execute(importlib.import_module(module), prog, args.rest)
+        except ModuleNotFoundError as error:
+            missing = plugins.missing_extra(error, prog)
+            if missing is None:
+                raise
+            raise MissingExtraError(self.extra or missing.extra, prog) from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:

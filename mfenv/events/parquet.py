@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-__all__ = ["iter_parquet", "iter_parquet_heads"]
+__all__ = ["iter_parquet", "iter_parquet_heads", "parquet_kind"]
 
 T = TypeVar("T")
 
@@ -170,6 +170,15 @@ def iter_parquet_heads(path: Path, intake: Intake) -> Iterator[EventHead]:
             None,
             lambda batch, row: _heads(path, schema, batch, row, intake),
         )
+
+
+def parquet_kind(path: Path) -> str | None:
+    """The schema that a file follows, by name; ``None`` for a table that holds no posts at all.
+
+    Raises ``DataError`` as :func:`iter_parquet` does.
+    """
+    with _opened(path) as file:
+        return _detect(path, file.schema_arrow).name if "posts" in file.schema_arrow.names else None
 
 
 @contextmanager

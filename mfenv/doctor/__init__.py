@@ -1,0 +1,1 @@
+"""What is installed and found on a machine, and what to do about what is missing."""
