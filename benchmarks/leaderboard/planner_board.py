@@ -375,7 +375,7 @@ def _ranks(values: Sequence[Mapping[str, float]], who: Sequence[tuple[str, str]]
         drawn = weights @ both
         gap = weights @ np.where(both, table - table[:, [i]], 0.0) / np.maximum(drawn, 1)
         better = np.quantile(gap, 0.025, axis=0) > 0
-        ranks.append(1 + len({who[j] for j in np.flatnonzero(better)} - {who[i]}))
+        ranks.append(1 + len({who[j] for j in np.flatnonzero(better).tolist()} - {who[i]}))
     return ranks
 
 
