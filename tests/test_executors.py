@@ -86,14 +86,10 @@ def alone(environment, data, tmp_path_factory):
 def cluster(environment):
     """One Ray cluster for all tests, which takes seconds to start; its address."""
     ray = pytest.importorskip("ray")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(
-            address="local", num_cpus=2, include_dashboard=False, log_to_driver=False,
-            object_store_memory=2**27,
-        )  # fmt: skip
+    from benchmarks.executors.ray import on_ray
+
+    with on_ray(2, 1):
         yield ray.get_runtime_context().gcs_address
-        ray.shutdown()
 
 
 # -- the same bytes ----------------------------------------------------------------------------

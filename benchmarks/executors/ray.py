@@ -17,6 +17,7 @@ from mfenv.errors import MfenvError
 __all__ = ["RayExecutor", "on_ray"]
 
 _STORE = 2**27  # bytes; nothing but tasks and failures goes through it
+_STARTS = 3  # attempts to start a cluster
 _RETRIES = 1  # Ray's own, of a task whose worker or machine died; then come ours
 
 
@@ -56,24 +57,7 @@ class RayExecutor:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         if not ray.is_initialized():
-            own: dict[str, Any] = {
-                "num_cpus": self._workers * self._threads,
-                "include_dashboard": False,
-                "object_store_memory": _STORE,
-            }
-            try:
-                ray.init(
-                    address=self._address or "local",
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    **({} if self._address else own),
-                )
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                reason = " ".join(str(error).split())[:300]
-                raise MfenvError(
-                    f"no Ray cluster at {self._address or 'this machine'}: {reason}. Start one "
-                    "with 'ray start --head', or leave out --ray-address and RAY_ADDRESS"
-                ) from None
+            self._connect()
             self._started = True
         room = ray.cluster_resources()
         wanted = {"CPU": float(self._threads), "GPU": self._gpus}
@@ -98,6 +82,34 @@ class RayExecutor:
         if self._started:
             ray.shutdown()
             self._started = False
+
+    def _connect(self) -> None:
+        """Start a cluster, or connect to one."""
+        own: dict[str, Any] = {
+            "num_cpus": self._workers * self._threads,
+            "include_dashboard": False,
+            "object_store_memory": _STORE,
+        }
+        # On a busy machine Ray's parts may take longer to start than it waits for them.
+        for left in reversed(range(1 if self._address else _STARTS)):
+            try:
+                ray.init(
+                    address=self._address or "local",
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    **({} if self._address else own),
+                )
+            except Exception as error:  # Ray raises that, too
+                ray.shutdown()
+                if left:
+                    continue
+                reason = " ".join(str(error).split())[:300]
+                at = f"at {self._address}" if self._address else "could be started here"
+                raise MfenvError(
+                    f"no Ray cluster {at}: {reason}. Start one with 'ray start --head' and name "
+                    "it by --ray-address, or leave that and RAY_ADDRESS out"
+                ) from None
+            return
 
 
 def on_ray(

@@ -382,7 +382,7 @@ def _open_alone(path: Path) -> BinaryIO:
             if error.errno not in (errno.EAGAIN, errno.EACCES) or time.monotonic() > until:
                 file.close()
                 if error.errno not in (errno.EAGAIN, errno.EACCES):
-                    raise
+                    raise OSError(error.errno, error.strerror, str(path)) from None
                 raise MfenvError(
                     f"{path}: another process writes this journal; wait for its run, stop it, or "
                     f"choose another folder"
