@@ -36,18 +36,25 @@ from mfenv.dynamics.surrogate.sampling import (
 from mfenv.dynamics.surrogate.vectors import (
     LANES,
     at_least,
+    below,
+    bits,
     ceiling,
     count,
     doubles,
+    floor,
     fma,
     larger,
     load,
     load_words,
     pick,
     power_of_two,
+    some,
+    square_root,
     store,
     store_words,
+    take,
     total,
+    truncated,
     words,
 )
 from mfenv.interventions import DECAY, STRENGTHS, Kind
@@ -78,10 +85,10 @@ _UNIFORM = np.array(UNIFORM)
 _LABELS = np.array([int(np.flatnonzero(row)[0]) for row in TO_LABELS[N_CELLS:]])
 _CELL_LABELS = np.array([np.flatnonzero(row) for row in TO_LABELS[:N_CELLS]])
 _CORE_LABELS = np.unique(_CELL_LABELS)
-_QUANTILES = np.array(quantile_table())
-_DRAWS = int((_ENDS - _STARTS - 1).sum())  # of many people
+_QUANTILES = np.array(quantile_table()).ravel()
+_HALF = 0.5 - 2.0**-54
+_ARTANH = np.array([1.0 / (2 * k + 1) for k in range(17, -1, -1)])
 _PARALLEL = 512  # worlds from which threads pay
-_FEW = 64.0  # people up to whom a power is a few products
 _TABLED = 65
 _INVERSE = np.concatenate([np.ones(1), 1.0 / np.arange(1, _TABLED)])
 _GAMMA = np.uint64(0x9E3779B97F4A7C15).astype(np.int64)
@@ -120,51 +127,66 @@ def _exponential(x: Any) -> Any:
     return power_of_two(y, near)
 
 
-@njit(cache=True)
-def _quantile(u: float) -> float:
-    tail = min(u, 1.0 - u)
-    tail = max(tail, 2.0 ** -(OCTAVES + 1))
-    if tail >= 0.5:
-        return 0.0
-    bits = np.float64(tail).view(np.int64)
-    octave = 1021 - (bits >> 52)
-    place = float(bits & 0xFFFFFFFFFFFFF) * (PARTS * 2.0**-52)
-    column = int(place)
-    low = _QUANTILES[octave, column]
-    z = low + (_QUANTILES[octave, column + 1] - low) * (place - column)
-    return z if u < 0.5 else -z
+@njit(cache=True, inline="always")
+def _quantiles(u: Any) -> Any:
+    """Quantiles of the standard normal, by the table."""
+    upper = doubles(1.0) - u
+    tail = pick(below(u, upper), u, upper)
+    tail = larger(tail, doubles(2.0 ** -(OCTAVES + 1)))
+    tail = pick(below(tail, doubles(_HALF)), tail, doubles(_HALF))
+    stored = bits(tail)
+    place = doubles(stored & words(2**52 - 1)) * doubles(PARTS * 2.0**-52)
+    column = truncated(place)
+    index = (words(1021) - (stored >> words(52))) * words(PARTS + 1) + column
+    low = take(_QUANTILES, index)
+    high = take(_QUANTILES, index + words(1))
+    z = fma(high - low, place - doubles(column), low)
+    return pick(below(u, doubles(0.5)), z, doubles(0.0) - z)
+
+
+@njit(cache=True, inline="always")
+def _log_of_rest(p: Any) -> Any:
+    """log(1 - p) for p up to a half: -2 artanh(p / (2 - p)), by its series."""
+    z = p / (doubles(2.0) - p)
+    square = z * z
+    y = doubles(_ARTANH[0])
+    for term in range(1, len(_ARTANH)):
+        y = fma(y, square, doubles(_ARTANH[term]))
+    return doubles(-2.0) * z * y
 
 
 @njit(cache=True)
-def _binomial(n: float, p: float, u: float) -> float:
-    if n <= 0.0 or p <= 0.0:
-        return 0.0
-    if p >= 1.0:
-        return n
-    turned = p > 0.5
-    small = 1.0 - p if turned else p
-    v = 1.0 - u if turned else u
+def _binomials(n: Any, p: Any, u: Any) -> Any:
+    """:func:`mfenv.dynamics.surrogate.sampling.binomial` of eight."""
+    one, nothing = doubles(1.0), doubles(0.0)
+    turned = below(doubles(0.5), p)
+    small = larger(pick(turned, one - p, p), nothing)
+    v = pick(turned, one - u, u)
     mean = n * small
-    variance = mean * (1.0 - small)
-    if variance < SMALL_VARIANCE:
-        mass = (1.0 - small) ** int(n) if n <= _FEW else math.exp(n * math.log1p(-small))
-        odds = small / (1.0 - small)
+    variance = mean * (one - small)
+    exact = below(variance, doubles(SMALL_VARIANCE))
+    number = nothing
+    if some(exact):
+        mass = _exponential(n * _log_of_rest(small))
+        odds = small / (one - small)
         cdf = mass
-        k = 0.0
-        while v >= cdf and k < n:
-            if k > 0.0 and mass <= 1e-18 and k >= mean:
-                break
-            k += 1.0
-            scale = _INVERSE[int(k)] if k < _TABLED else 1.0 / k
-            mass *= (n - k + 1.0) * scale * odds
-            cdf += mass
-    else:
-        z = _quantile(v)
-        k = math.floor(
-            mean + math.sqrt(variance) * z + (1.0 - 2.0 * small) * (z * z - 1.0) / 6.0 + 0.5
-        )
-        k = min(max(k, 0.0), n)
-    return n - k if turned else k
+        k = 0
+        running = exact & at_least(v, cdf)
+        while some(running):
+            k += 1
+            scale = _INVERSE[k] if k < _TABLED else 1.0 / k
+            mass = mass * ((n - doubles(k - 1)) * doubles(scale) * odds)
+            number = number + pick(running, one, nothing)
+            cdf = cdf + mass
+            going = below(doubles(1e-18), mass) | below(doubles(k), mean)
+            running = running & at_least(v, cdf) & below(number, n) & going
+    if some(at_least(variance, doubles(SMALL_VARIANCE))):
+        z = _quantiles(v)
+        skew = (one - doubles(2.0) * small) * (z * z - one) * doubles(1.0 / 6.0)
+        wide = floor(mean + square_root(variance) * z + skew + doubles(0.5))
+        wide = larger(pick(below(wide, n), wide, n), nothing)
+        number = pick(exact, number, wide)
+    return pick(turned, n - number, number)
 
 
 @njit(cache=True)
@@ -217,27 +239,24 @@ def _each(key: Any, batch: int, own: Any, p: Any, drawn: Any, counts: Any) -> No
 
 
 @njit(cache=True)
-def _together(key: Any, lanes: int, own: Any, p: Any, u: Any, counts: Any) -> None:
+def _together(key: Any, own: Any, p: Any, counts: Any) -> None:
     """Counts of many people, one uniform for each count but the last of a group."""
     opened = _opened(key)
-    for d in range(_DRAWS):
-        word = doubles(_mix(opened + words(d)) >> words(11))
-        store(u, d * LANES, word * doubles(2.0**-53))
-    for j in range(lanes):
-        draw = 0
-        for g in range(_N_GROUPS):
-            left, mass = own[j], 0.0
-            for m in range(_STARTS[g], _ENDS[g]):
-                mass += p[m * LANES + j]
-            for m in range(_STARTS[g], _ENDS[g] - 1):
-                number = 0.0
-                if left > 0.0 and mass > 0.0:
-                    number = _binomial(left, p[m * LANES + j] / mass, u[draw * LANES + j])
-                counts[m * LANES + j] = number
-                left -= number
-                mass -= p[m * LANES + j]
-                draw += 1
-            counts[(_ENDS[g] - 1) * LANES + j] = left
+    draw = 0
+    for g in range(_N_GROUPS):
+        left, mass = own, doubles(0.0)
+        for m in range(_STARTS[g], _ENDS[g]):
+            mass = mass + load(p, m * LANES)
+        for m in range(_STARTS[g], _ENDS[g] - 1):
+            u = doubles(_mix(opened + words(draw)) >> words(11)) * doubles(2.0**-53)
+            each = load(p, m * LANES)
+            chance = pick(below(doubles(0.0), mass), each / mass, doubles(0.0))
+            chance = pick(below(chance, doubles(1.0)), chance, doubles(1.0))
+            number = _binomials(left, chance, u)
+            store(counts, m * LANES, number)
+            left, mass = left - number, mass - each
+            draw += 1
+        store(counts, (_ENDS[g] - 1) * LANES, left)
 
 
 @njit(cache=True)
@@ -328,7 +347,7 @@ def _range(
     inputs, odds, p = _aligned(_INPUTS * LANES), _aligned(_A * LANES), _aligned(_A * LANES)
     each, counts, labels = _aligned(_A * LANES), _aligned(_A * LANES), _aligned(N_LABELS * LANES)
     reached, others = _aligned(N_LABELS * LANES), _aligned((_A - N_CELLS) * LANES)
-    u, weighted = _aligned(_DRAWS * LANES), _aligned(N_CELLS * LANES)
+    weighted = _aligned(N_CELLS * LANES)
     drawn = _aligned(FEW * LANES).view(np.int64)
     mine_own, planted, rate = _aligned(LANES), _aligned(LANES), _aligned(LANES)
     support, oppose, through = _aligned(LANES), _aligned(LANES), _aligned(LANES)
@@ -394,7 +413,7 @@ def _range(
         if batch <= FEW:
             _each(key, int(batch), people, p, drawn, counts)
         else:
-            _together(key, lanes, mine_own, p, u, counts)
+            _together(key, people, p, counts)
 
         # The observed shares.
         one, nothing = doubles(1.0), doubles(0.0)

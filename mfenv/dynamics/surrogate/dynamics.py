@@ -17,7 +17,7 @@ from mfenv.dynamics.mean_field_text import render
 from mfenv.dynamics.process import ProcessSettings, batches
 from mfenv.dynamics.reach import INITIAL, perceive, perception_rate
 from mfenv.dynamics.records import StepRecord
-from mfenv.dynamics.surrogate.kernel import Worlds, advance, begin
+from mfenv.dynamics.surrogate.kernel import Worlds, begin
 from mfenv.dynamics.surrogate.model import SurrogateModel
 from mfenv.dynamics.surrogate.stepping import stepper
 from mfenv.errors import MfenvError
@@ -37,6 +37,7 @@ HORIZON = 2**31 - 1
 """Steps of an episode at most: counted people never run out."""
 
 _MEMBER = -4  # of the noise key; a step's own draws have steps from 0
+_EVERYBODY: NDArray[np.bool_] = np.ones(1, dtype=bool)
 _NOBODY: NDArray[np.bool_] = np.zeros(0, dtype=bool)
 _NO_LABELS: Labels = np.zeros((0, N_DIMENSIONS), dtype=np.int8)
 _NO_AGENTS: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
@@ -182,7 +183,7 @@ class SurrogateDynamics:
             )
         self.model, self.batch, self.warmup, self.member = model, batch, warmup, member
         self.seed = 0
-        self._step = stepper(model)
+        self._play = stepper(model)
         self._event: Event | None = None
         self._start: Start | None = None
         self._worlds: Worlds | None = None
@@ -256,8 +257,7 @@ class SurrogateDynamics:
         _, start, worlds = self._started()
         number = len(start.records) + int(worlds.step[0])
         action = np.array([encode_action(intervention)])
-        result = self._step(worlds, action, batch=self.batch, warmup=self.warmup)
-        advance(worlds, result)
+        own = self._play(worlds, action, _EVERYBODY, batch=self.batch, warmup=self.warmup)
         return StepRecord(
             step=number,
             warmup=False,
@@ -265,12 +265,12 @@ class SurrogateDynamics:
             texts=(),
             labels=_NO_LABELS,
             planted=_NOBODY,
-            distribution=_sealed(result.distribution[0]),
-            perceived=_sealed(result.perceived[0]),
+            distribution=_sealed(worlds.latest[0].copy()),
+            perceived=_sealed(worlds.perceived[0].copy()),
             mean_field="",
-            activity=_sealed(result.activity[0]),
+            activity=_sealed(worlds.activity[0].copy()),
             intervention=intervention,
-            counted=int(result.own[0]),
+            counted=int(own[0]),
         )
 
     def snapshot(self) -> dict[str, Any]:

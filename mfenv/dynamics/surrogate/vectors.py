@@ -26,18 +26,25 @@ from numba.extending import (
 __all__ = [
     "LANES",
     "at_least",
+    "below",
+    "bits",
     "ceiling",
     "count",
     "doubles",
+    "floor",
     "fma",
     "larger",
     "load",
     "load_words",
     "pick",
     "power_of_two",
+    "some",
+    "square_root",
     "store",
     "store_words",
+    "take",
     "total",
+    "truncated",
     "words",
 ]
 
@@ -132,16 +139,36 @@ store_words = intrinsic(_storing(_words, _WORDS))
 """Put eight words into a flat array from an index on."""
 
 
+def _of_llvm(name: str, operands: int) -> Any:
+    def function(typing: Any, *operand: Any) -> Any:
+        def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            kind = ir.FunctionType(_DOUBLES, [_DOUBLES] * operands)
+            found = cgutils.get_or_insert_function(
+                builder.module, kind, f"llvm.{name}.v{LANES}f64"
+            )
+            return builder.call(found, args)
+
+        return _doubles(*[_doubles] * operands), code
+
+    return function
+
+
 @intrinsic
 def fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
     """``a · b + c``, rounded once."""
+    return _of_llvm("fma", 3)(typing, a, b, c)
 
-    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = ir.FunctionType(_DOUBLES, [_DOUBLES] * 3)
-        fused = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{LANES}f64")
-        return builder.call(fused, args)
 
-    return _doubles(_doubles, _doubles, _doubles), code
+@intrinsic
+def square_root(typing: Any, a: Any) -> Any:
+    """Square roots."""
+    return _of_llvm("sqrt", 1)(typing, a)
+
+
+@intrinsic
+def floor(typing: Any, a: Any) -> Any:
+    """The largest whole numbers that are not above, as doubles."""
+    return _of_llvm("floor", 1)(typing, a)
 
 
 @intrinsic
@@ -163,6 +190,27 @@ def at_least(typing: Any, a: Any, b: Any) -> Any:
         return compare(">=", *args)
 
     return _flags(a, a), code
+
+
+@intrinsic
+def below(typing: Any, a: Any, b: Any) -> Any:
+    """Flags of where ``a < b``, of doubles."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.fcmp_ordered("<", *args)
+
+    return _flags(_doubles, _doubles), code
+
+
+@intrinsic
+def some(typing: Any, flags: Any) -> Any:
+    """Whether any flag is set."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        mask = builder.bitcast(args[0], ir.IntType(LANES))
+        return builder.icmp_unsigned("!=", mask, ir.IntType(LANES)(0))
+
+    return types.boolean(_flags), code
 
 
 @intrinsic
@@ -195,6 +243,41 @@ def ceiling(typing: Any, a: Any) -> Any:
         return builder.add(down, builder.zext(short, _WORDS))
 
     return _words(_doubles), code
+
+
+@intrinsic
+def truncated(typing: Any, a: Any) -> Any:
+    """Words of doubles, rounded to zero."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.fptosi(args[0], _WORDS)
+
+    return _words(_doubles), code
+
+
+@intrinsic
+def bits(typing: Any, a: Any) -> Any:
+    """The words that doubles are stored as."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], _WORDS)
+
+    return _words(_doubles), code
+
+
+@intrinsic
+def take(typing: Any, array: Any, index: Any) -> Any:
+    """Doubles of a flat array at words."""
+
+    def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = context.make_array(array)(context, builder, args[0]).data
+        found = ir.Constant(_DOUBLES, ir.Undefined)
+        for lane in map(ir.IntType(32), range(LANES)):
+            place = builder.gep(data, [builder.extract_element(args[1], lane)])
+            found = builder.insert_element(found, builder.load(place), lane)
+        return found
+
+    return _doubles(array, _words), code
 
 
 @intrinsic
@@ -253,6 +336,9 @@ for _function, _name in (
     (operator.sub, "sub"),
     (operator.mul, "mul"),
     (operator.xor, "xor"),
+    (operator.and_, "and_"),
     (operator.rshift, "lshr"),
 ):
     _operator(_function, _words, _name)
+for _function, _name in ((operator.and_, "and_"), (operator.or_, "or_")):
+    _operator(_function, _flags, _name)
