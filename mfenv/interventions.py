@@ -49,6 +49,7 @@ DECAY: NDArray[np.float64] = np.array([0.70, 0.90, 0.0, 0.60, 0.50, 0.50])
 """Factor by which a running intervention's activity falls each step. Seeding acts once."""
 
 _FLOOR = 0.1  # activity below this has ended
+_PRICES = [[float(cost * strength) for strength in STRENGTHS] for cost in COSTS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class Intervention:
     @property
     def cost(self) -> float:
         """Budget units that this intervention draws."""
-        return 0.0 if self.kind is None else float(COSTS[self.kind] * self.strength)
+        return 0.0 if self.kind is None else _PRICES[self.kind][self.intensity]
 
 
 NONE = Intervention()

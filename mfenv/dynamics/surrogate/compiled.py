@@ -8,6 +8,7 @@ and what differs between the worlds of an eight is done lane by lane.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,7 @@ _CORE_LABELS = np.unique(_CELL_LABELS)
 _QUANTILES = np.array(quantile_table()).ravel()
 _HALF = 0.5 - 2.0**-54
 _ARTANH = np.array([1.0 / (2 * k + 1) for k in range(17, -1, -1)])
+_ONE = np.array([[0] + [-1] * (LANES - 1)])  # the table of a single world
 _PARALLEL = 512  # worlds from which threads pay
 _TABLED = 65
 _INVERSE = np.concatenate([np.ones(1), 1.0 / np.arange(1, _TABLED)])
@@ -559,7 +561,35 @@ class CompiledStep:
     ) -> NDArray[np.int64]:
         """Let ``batch`` people act in each active world under flat actions ``(K,)``, in place."""
         own = np.zeros(len(worlds), dtype=np.int64)
-        arguments = (
+        arguments = self._arguments(worlds, actions, own, batch, warmup)
+        table = _packed(worlds.member, active, self._fits)
+        if len(worlds) >= _PARALLEL:
+            _threads(4 * get_num_threads(), table, *arguments)
+        else:
+            _alone(table, *arguments)
+        return own
+
+    def one_world(self, worlds: Worlds, *, batch: int, warmup: int) -> Callable[[int], int]:
+        """A function that steps a single world under a flat action, in place."""
+        actions, own = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64)
+        arguments = (_ONE, *self._arguments(worlds, actions, own, batch, warmup))
+
+        def step(action: int) -> int:
+            actions[0] = action
+            _alone(*arguments)
+            return int(own[0])
+
+        return step
+
+    def _arguments(
+        self,
+        worlds: Worlds,
+        actions: NDArray[np.int64],
+        own: NDArray[np.int64],
+        batch: int,
+        warmup: int,
+    ) -> tuple[Any, ...]:
+        return (
             worlds.seed,
             worlds.member,
             worlds.offset,
@@ -574,9 +604,3 @@ class CompiledStep:
             warmup / min(batch, 16),
             own,
         )
-        table = _packed(worlds.member, active, self._fits)
-        if len(worlds) >= _PARALLEL:
-            _threads(4 * get_num_threads(), table, *arguments)
-        else:
-            _alone(table, *arguments)
-        return own

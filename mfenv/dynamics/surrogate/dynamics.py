@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Self
@@ -19,7 +19,7 @@ from mfenv.dynamics.reach import INITIAL, perceive, perception_rate
 from mfenv.dynamics.records import StepRecord
 from mfenv.dynamics.surrogate.kernel import Worlds, begin
 from mfenv.dynamics.surrogate.model import SurrogateModel
-from mfenv.dynamics.surrogate.stepping import stepper
+from mfenv.dynamics.surrogate.stepping import one_world, stepper
 from mfenv.errors import MfenvError
 from mfenv.events.event import DOMAINS, Event
 from mfenv.interventions import KINDS, NONE, Intervention, encode_action
@@ -37,7 +37,6 @@ HORIZON = 2**31 - 1
 """Steps of an episode at most: counted people never run out."""
 
 _MEMBER = -4  # of the noise key; a step's own draws have steps from 0
-_EVERYBODY: NDArray[np.bool_] = np.ones(1, dtype=bool)
 _NOBODY: NDArray[np.bool_] = np.zeros(0, dtype=bool)
 _NO_LABELS: Labels = np.zeros((0, N_DIMENSIONS), dtype=np.int8)
 _NO_AGENTS: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
@@ -183,7 +182,7 @@ class SurrogateDynamics:
             )
         self.model, self.batch, self.warmup, self.member = model, batch, warmup, member
         self.seed = 0
-        self._play = stepper(model)
+        self._play: Callable[[int], int] | None = None  # of the worlds
         self._event: Event | None = None
         self._start: Start | None = None
         self._worlds: Worlds | None = None
@@ -192,6 +191,7 @@ class SurrogateDynamics:
         """Start an event; returns the steps of its recorded warm-up."""
         start = start_of(event, self.model, warmup=self.warmup, batch=self.batch)
         seeds = np.array([seed], dtype=np.int64)
+        self._play = None
         self._worlds = begin(
             self.model,
             seed=seeds,
@@ -256,8 +256,11 @@ class SurrogateDynamics:
         """Let the next batch act under an intervention."""
         _, start, worlds = self._started()
         number = len(start.records) + int(worlds.step[0])
-        action = np.array([encode_action(intervention)])
-        own = self._play(worlds, action, _EVERYBODY, batch=self.batch, warmup=self.warmup)
+        if self._play is None:
+            self._play = one_world(
+                stepper(self.model), worlds, batch=self.batch, warmup=self.warmup
+            )
+        own = self._play(encode_action(intervention))
         return StepRecord(
             step=number,
             warmup=False,
@@ -270,7 +273,7 @@ class SurrogateDynamics:
             mean_field="",
             activity=_sealed(worlds.activity[0].copy()),
             intervention=intervention,
-            counted=int(own[0]),
+            counted=own,
         )
 
     def snapshot(self) -> dict[str, Any]:
@@ -295,6 +298,7 @@ class SurrogateDynamics:
                 f"the snapshot is of event {snapshot['event_id']!r}, not of {event.event_id!r}"
             )
         self.seed = int(snapshot["seed"])
+        self._play = None
         self._worlds = replace(
             worlds,
             seed=np.array([self.seed], dtype=np.int64),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache, partial
 from importlib.util import find_spec
 from typing import Protocol
@@ -13,7 +14,7 @@ from mfenv.dynamics.surrogate import kernel
 from mfenv.dynamics.surrogate.kernel import Worlds
 from mfenv.dynamics.surrogate.model import SurrogateModel
 
-__all__ = ["Stepper", "is_compiled", "stepper"]
+__all__ = ["Stepper", "is_compiled", "one_world", "stepper"]
 
 
 class Stepper(Protocol):
@@ -30,6 +31,21 @@ class Stepper(Protocol):
     ) -> NDArray[np.int64]:
         """Let ``batch`` people act in each active world, in place; how many are its own."""
         ...
+
+
+def one_world(play: Stepper, worlds: Worlds, *, batch: int, warmup: int) -> Callable[[int], int]:
+    """A function that steps a single world under a flat action, in place."""
+    single = getattr(play, "one_world", None)
+    if single is not None:
+        found: Callable[[int], int] = single(worlds, batch=batch, warmup=warmup)
+        return found
+    actions, active = np.zeros(1, dtype=np.int64), np.ones(1, dtype=bool)
+
+    def step(action: int) -> int:
+        actions[0] = action
+        return int(play(worlds, actions, active, batch=batch, warmup=warmup)[0])
+
+    return step
 
 
 def is_compiled() -> bool:
