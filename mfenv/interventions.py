@@ -20,6 +20,7 @@ __all__ = [
     "action_name",
     "decode_action",
     "encode_action",
+    "intervention_name",
     "level",
     "next_activity",
 ]
@@ -106,6 +107,13 @@ def action_name(action: int) -> str:
     """Name of a flat action, such as ``"none"`` or ``"fact_check/high"``."""
     decode_action(action)  # says what is allowed
     return _NAMES[int(action)]
+
+
+def intervention_name(intervention: Intervention) -> str:
+    """Name of an intervention, as its flat action's."""
+    if intervention.kind is None:
+        return _NAMES[0]
+    return _NAMES[1 + intervention.kind * len(INTENSITIES) + intervention.intensity]
 
 
 def next_activity(activity: NDArray[np.float64], intervention: Intervention) -> NDArray[np.float64]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
@@ -25,7 +24,6 @@ from mfenv.envs.observation import (
     credibility,
     domain_index,
     observation_space,
-    vector,
 )
 from mfenv.envs.scenarios import make_scenarios
 from mfenv.errors import MfenvError
@@ -39,6 +37,7 @@ from mfenv.interventions import (
     action_name,
     decode_action,
     encode_action,
+    intervention_name,
 )
 from mfenv.labels import N_DIMENSIONS, NAMES, Labels
 
@@ -56,9 +55,7 @@ ACTIONS: tuple[str, ...] = ("discrete", "multidiscrete")
 
 _SAMPLE = 4  # reactions shown in infos
 _MIXTURE = 256  # people of an event after its warm-up that tell a surrogate of the archetypes
-_DISTRIBUTION, _CHANGE = OBSERVATION_SLICES["distribution"], OBSERVATION_SLICES["change"]
 _TIME, _BUDGET = OBSERVATION_SLICES["time"].start, OBSERVATION_SLICES["budget"].start
-_ACTIVITY = OBSERVATION_SLICES["activity"]
 EPSILON = 1e-9  # a budget that is used up by sums of floats still pays what it should
 
 Observation = NDArray[np.float32] | dict[str, Any]
@@ -161,7 +158,7 @@ class SocialEnv(gymnasium.Env[Any, Any]):
     `prompt_tokens`, `completion_tokens`.
 
     In the surrogate tier there are no `topic`, `domain`, `texts`, `mean_field`, `shares` and
-    tokens, and `metrics` is read-only: the less there is, the faster vector environments gather it.
+    tokens, and `metrics` is a read-only mapping: the less there is, the faster vector environments gather it.
     Where the surrogate's data show no
     response to some kinds of intervention, `not_identified` says whether such a kind runs: it
     costs what it costs, and has no effect.
@@ -322,7 +319,7 @@ class SocialEnv(gymnasium.Env[Any, Any]):
         self._recorded = recorded
         self._before, self._now = [UNIFORM, UNIFORM, *recorded][-2:]
         self._records: list[StepRecord] = []
-        self._begun: NDArray[np.float32] | None = None
+        self._seen = _Seen(self._domain, reading)
         self._latest = warmup[-1] if warmup else None
         self._harm: list[float] = []
         self._rewards: list[float] = []
@@ -497,22 +494,13 @@ class SocialEnv(gymnasium.Env[Any, Any]):
     def _observe(self) -> Observation:
         dynamics = self._started()
         left = (self.budget - self._spent) / self.budget if self.budget else 0.0
-        if self._begun is None:  # what stays as it is in an episode
-            self._begun = vector(
-                distribution=UNIFORM,
-                previous=UNIFORM,
-                domain=self._domain,
-                time=0.0,
-                budget=0.0,
-                activity=np.zeros(len(KINDS)),
-                credibility=self._credibility,
-            )
-        values = self._begun.copy()
-        values[_DISTRIBUTION] = self._now
-        np.subtract(self._now, self._before, out=values[_CHANGE], casting="same_kind")
-        values[_TIME] = self._elapsed / self._steps
-        values[_BUDGET] = max(0.0, left)
-        values[_ACTIVITY] = self._records[-1].activity if self._records else dynamics.activity
+        seen = self._seen
+        seen.distribution[:] = self._now
+        np.subtract(self._now, self._before, out=seen.change)
+        seen.whole[_TIME] = self._elapsed / self._steps
+        seen.whole[_BUDGET] = max(0.0, left)
+        seen.activity[:] = self._records[-1].activity if self._records else dynamics.activity
+        values = seen.whole.astype(np.float32)
         if self._format == "box":
             return values
         if self._format == "dict":
@@ -525,20 +513,16 @@ class SocialEnv(gymnasium.Env[Any, Any]):
     def _info(self, done: Intervention, *, wanted: Intervention) -> dict[str, Any]:
         dynamics = self._started()
         latest, latest_shares = self._latest, self._now
-        metrics = {"polarization": polarization(latest_shares)}
-        if self._truth is not None:
-            metrics["misbelief"] = misbelief(latest_shares, self._truth)
         if self._harm:
-            metrics["harm"] = self._harm[-1]
+            harm = self._harm[-1]
         else:
-            n = min(self.batch, self.warmup)
-            metrics["harm"] = self.objective.harm(latest_shares, n, self._truth)
+            harm = self.objective.harm(latest_shares, min(self.batch, self.warmup), self._truth)
+        metrics = _Metrics(latest_shares, self._truth, harm)
         numbers = {
             "event_id": self._event.event_id,
             "step": self._elapsed,
-            # Read-only, so that vector environments take it as one object.
-            "metrics": MappingProxyType(metrics) if self.tier == "surrogate" else metrics,
-            "intervention": action_name(encode_action(done)),
+            "metrics": metrics,
+            "intervention": intervention_name(done),
             "unaffordable": done is not wanted and done != wanted,
             "cost": done.cost,
             "spent": self._spent,
@@ -551,6 +535,7 @@ class SocialEnv(gymnasium.Env[Any, Any]):
                 numbers["not_identified"] = any(on and kind in unknown for kind, on in runs)
             return numbers
         return numbers | {
+            "metrics": dict(metrics),
             "domain": DOMAIN_NAMES[self._domain],
             "topic": self._event.topic,
             "texts": self._sample(),
@@ -590,6 +575,48 @@ class SocialEnv(gymnasium.Env[Any, Any]):
             mean_field=dynamics.mean_field,
             texts=self._sample(),
         )
+
+
+class _Seen:
+    """An episode's observation in double precision, and the parts of it that steps change."""
+
+    __slots__ = ("activity", "change", "distribution", "whole")
+
+    def __init__(self, domain: int, credibility: float) -> None:
+        parts = OBSERVATION_SLICES
+        self.whole = np.zeros(parts["credibility"].stop)
+        self.whole[parts["domain"].start + domain] = 1.0
+        self.whole[parts["credibility"].start] = credibility
+        self.distribution, self.change, self.activity = (
+            self.whole[parts[name]] for name in ("distribution", "change", "activity")
+        )
+
+
+class _Metrics(Mapping[str, float]):
+    """A step's metrics, worked out when they are read: most steps' never are."""
+
+    __slots__ = ("_harm", "_shares", "_truth")
+
+    def __init__(self, shares: NDArray[np.float64], truth: bool | None, harm: float) -> None:
+        self._shares, self._truth, self._harm = shares, truth, harm
+
+    def _all(self) -> dict[str, float]:
+        metrics = {"polarization": polarization(self._shares)}
+        if self._truth is not None:
+            metrics["misbelief"] = misbelief(self._shares, self._truth)
+        return metrics | {"harm": self._harm}
+
+    def __getitem__(self, name: str) -> float:
+        return self._all()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def __repr__(self) -> str:
+        return repr(self._all())
 
 
 def recorded_shares(labels: Labels, batch: int) -> list[NDArray[np.float64]]:

@@ -89,7 +89,8 @@ _CORE_LABELS = np.unique(_CELL_LABELS)
 _QUANTILES = np.array(quantile_table()).ravel()
 _HALF = 0.5 - 2.0**-54
 _ARTANH = np.array([1.0 / (2 * k + 1) for k in range(17, -1, -1)])
-_ONE = np.array([[0] + [-1] * (LANES - 1)])  # the table of a single world
+_REALS = ("latest", "perceived", "activity", "offset", "mixture")  # of a single world's buffers
+_WHOLE = ("seed", "member", "step")
 _PARALLEL = 512  # worlds from which threads pay
 _TABLED = 65
 _INVERSE = np.concatenate([np.ones(1), 1.0 / np.arange(1, _TABLED)])
@@ -502,6 +503,45 @@ def _alone(table: Any, *args: Any) -> None:
     _range(0, len(table), table, *args)
 
 
+@njit(cache=True)
+def _single(
+    action: int,
+    reals: Any,
+    whole: Any,
+    weights: Any,
+    factors: Any,
+    association: Any,
+    identified: Any,
+    batch: float,
+    before: float,
+) -> int:
+    """Step the world in the buffers; the number of its own people."""
+    whole[3] = action
+    first = 2 * N_LABELS + _KINDS
+    _range(
+        0,
+        1,
+        np.array([[0, -1]]),
+        whole[0:1],
+        whole[1:2],
+        reals[first : first + _A].reshape(1, _A),
+        reals[first + _A :].reshape(1, len(reals) - first - _A),
+        whole[2:3],
+        reals[N_LABELS : 2 * N_LABELS].reshape(1, N_LABELS),
+        reals[:N_LABELS].reshape(1, N_LABELS),
+        reals[2 * N_LABELS : first].reshape(1, _KINDS),
+        whole[3:4],
+        weights,
+        factors,
+        association,
+        identified,
+        batch,
+        before,
+        whole[4:5],
+    )
+    return int(whole[4])
+
+
 def _weights(model: SurrogateModel) -> NDArray[np.float64]:
     """What inputs add to logits, in the order of use: ``(fits, 4, 47, 7)``."""
     every = [
@@ -569,17 +609,29 @@ class CompiledStep:
             _alone(table, *arguments)
         return own
 
-    def one_world(self, worlds: Worlds, *, batch: int, warmup: int) -> Callable[[int], int]:
-        """A function that steps a single world under a flat action, in place."""
-        actions, own = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64)
-        arguments = (_ONE, *self._arguments(worlds, actions, own, batch, warmup))
+    def one_world(
+        self, worlds: Worlds, *, batch: int, warmup: int
+    ) -> tuple[Worlds, Callable[[int], int]]:
+        """A single world in two buffers, and a function that steps it under a flat action.
+
+        Two arrays are taken over from Python in a fraction of the time that a dozen are.
+        """
+        sizes = [getattr(worlds, name).shape[1] for name in _REALS]
+        reals, whole = np.empty(sum(sizes)), np.empty(len(_WHOLE) + 2, dtype=np.int64)
+        views: dict[str, Any] = {}
+        parts = np.split(reals, np.cumsum(sizes)[:-1])
+        for name, view in zip(_REALS, parts, strict=True):
+            views[name] = view[None]
+        for k, name in enumerate(_WHOLE):
+            views[name] = whole[k : k + 1]
+        for name, view in views.items():
+            view[...] = getattr(worlds, name)
+        arguments = (reals, whole, *self._parameters, float(batch), warmup / min(batch, 16))
 
         def step(action: int) -> int:
-            actions[0] = action
-            _alone(*arguments)
-            return int(own[0])
+            return int(_single(action, *arguments))
 
-        return step
+        return Worlds(**views), step
 
     def _arguments(
         self,

@@ -23,7 +23,7 @@ from mfenv.dynamics.surrogate.stepping import one_world, stepper
 from mfenv.errors import MfenvError
 from mfenv.events.event import DOMAINS, Event
 from mfenv.interventions import KINDS, NONE, Intervention, encode_action
-from mfenv.labels import N_DIMENSIONS, Labels
+from mfenv.labels import N_DIMENSIONS, N_LABELS, Labels
 from mfenv.noise import uniform
 
 __all__ = ["BATCH", "HORIZON", "Start", "SurrogateDynamics", "member_numbers", "start_of"]
@@ -159,6 +159,37 @@ def member_numbers(
     return np.full(seeds.shape, int(member), dtype=np.int64)
 
 
+class _Counted(StepRecord):
+    """A step of counted people: what it came to as one array, the rest as nobody left it."""
+
+    __slots__ = ("_state",)
+
+    warmup = False
+    agents, texts, labels, planted = _NO_AGENTS, (), _NO_LABELS, _NOBODY
+    mean_field = summary_prompt = ""
+    prompt_tokens = completion_tokens = 0
+    prompts, opinions, candidates = (), None, None
+
+    def __init__(self, step: int, intervention: Intervention, counted: int, state: Floats) -> None:
+        put = object.__setattr__
+        put(self, "step", step)
+        put(self, "intervention", intervention)
+        put(self, "counted", counted)
+        put(self, "_state", state)
+
+    @property
+    def distribution(self) -> Floats:  # type: ignore[override]
+        return self._state[:N_LABELS]
+
+    @property
+    def perceived(self) -> Floats:  # type: ignore[override]
+        return self._state[N_LABELS : 2 * N_LABELS]
+
+    @property
+    def activity(self) -> Floats:  # type: ignore[override]
+        return self._state[2 * N_LABELS :]
+
+
 class SurrogateDynamics:
     """The surrogate as the dynamics of one world.
 
@@ -255,26 +286,16 @@ class SurrogateDynamics:
     def step(self, intervention: Intervention = NONE) -> StepRecord:
         """Let the next batch act under an intervention."""
         _, start, worlds = self._started()
-        number = len(start.records) + int(worlds.step[0])
         if self._play is None:
-            self._play = one_world(
+            worlds, self._play = one_world(
                 stepper(self.model), worlds, batch=self.batch, warmup=self.warmup
             )
+            self._worlds = worlds
         own = self._play(encode_action(intervention))
-        return StepRecord(
-            step=number,
-            warmup=False,
-            agents=_NO_AGENTS,
-            texts=(),
-            labels=_NO_LABELS,
-            planted=_NOBODY,
-            distribution=_sealed(worlds.latest[0].copy()),
-            perceived=_sealed(worlds.perceived[0].copy()),
-            mean_field="",
-            activity=_sealed(worlds.activity[0].copy()),
-            intervention=intervention,
-            counted=own,
-        )
+        number = len(start.records) - 1 + worlds.step.item()
+        state = np.concatenate((worlds.latest[0], worlds.perceived[0], worlds.activity[0]))
+        state.setflags(write=False)
+        return _Counted(number, intervention, own, state)
 
     def snapshot(self) -> dict[str, Any]:
         """What :meth:`restore` needs to come back to this point of the same event."""

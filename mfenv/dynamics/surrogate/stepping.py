@@ -33,11 +33,13 @@ class Stepper(Protocol):
         ...
 
 
-def one_world(play: Stepper, worlds: Worlds, *, batch: int, warmup: int) -> Callable[[int], int]:
-    """A function that steps a single world under a flat action, in place."""
+def one_world(
+    play: Stepper, worlds: Worlds, *, batch: int, warmup: int
+) -> tuple[Worlds, Callable[[int], int]]:
+    """A single world, and a function that steps it under a flat action, in place."""
     single = getattr(play, "one_world", None)
     if single is not None:
-        found: Callable[[int], int] = single(worlds, batch=batch, warmup=warmup)
+        found: tuple[Worlds, Callable[[int], int]] = single(worlds, batch=batch, warmup=warmup)
         return found
     actions, active = np.zeros(1, dtype=np.int64), np.ones(1, dtype=bool)
 
@@ -45,7 +47,7 @@ def one_world(play: Stepper, worlds: Worlds, *, batch: int, warmup: int) -> Call
         actions[0] = action
         return int(play(worlds, actions, active, batch=batch, warmup=warmup)[0])
 
-    return step
+    return worlds, step
 
 
 def is_compiled() -> bool:
