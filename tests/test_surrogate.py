@@ -20,7 +20,7 @@ from mfenv.dynamics.notices import VISIBLE
 from mfenv.dynamics.reach import PLANTED, perceive, reach_weights
 from mfenv.dynamics.surrogate import SurrogateDynamics, SurrogateModel, load_surrogate
 from mfenv.dynamics.surrogate import kernel as kernel_module
-from mfenv.dynamics.surrogate.kernel import advance, begin, chances, notice_levels, step
+from mfenv.dynamics.surrogate.kernel import Worlds, begin, chances, notice_levels, step
 from mfenv.dynamics.surrogate.model import (
     CELLS,
     GROUPS,
@@ -96,6 +96,10 @@ def random_worlds(model, k, seed=1, member=-1):
         latest=normalise(rng.random((k, 23))),
         mixture=rng.dirichlet(np.ones(len(model.archetypes)), k),
     )
+
+
+def worlds_at(worlds, index):
+    return Worlds(**{f.name: getattr(worlds, f.name)[index].copy() for f in fields(worlds)})
 
 
 @pytest.fixture(scope="module")
@@ -235,21 +239,43 @@ def test_what_reaches_the_mean_field_is_what_reach_says(model):
 
 
 def test_compiled_equals_numpy(model):
+    """Worlds of all fits side by side, some of which rest."""
     pytest.importorskip("numba")
     rng = np.random.default_rng(2)
     for batch in (16, 1000, 10**9):
-        worlds = random_worlds(model, 40, member=1)
+        worlds = replace(random_worlds(model, 41), member=rng.integers(0, 3, 41))
         other = worlds.copy()
         for _ in range(6):
-            actions = rng.integers(0, 19, 40)
-            a = stepper(model, False)(worlds, actions, batch=batch, warmup=20)
-            b = stepper(model, True)(other, actions, batch=batch, warmup=20)
-            np.testing.assert_array_equal(a.own, b.own)
-            np.testing.assert_array_equal(a.activity, b.activity)
-            np.testing.assert_allclose(a.distribution, b.distribution, atol=1e-9)
-            np.testing.assert_allclose(a.perceived, b.perceived, atol=1e-9)
-            advance(worlds, a)
-            advance(other, b)
+            actions, active = rng.integers(0, 19, 41), rng.random(41) < 0.8
+            before = other.copy()
+            own = [
+                stepper(model, compiled)(each, actions, active, batch=batch, warmup=20)
+                for compiled, each in ((False, worlds), (True, other))
+            ]
+            np.testing.assert_array_equal(*own)
+            for f in fields(worlds):
+                a, b = getattr(worlds, f.name), getattr(other, f.name)
+                np.testing.assert_allclose(a, b, atol=1e-9)
+                np.testing.assert_array_equal(b[~active], getattr(before, f.name)[~active])
+
+
+def test_a_world_does_not_depend_on_its_neighbours(model):
+    """Bit for bit, wherever and with whomever it is stepped."""
+    rng = np.random.default_rng(3)
+    for batch in (16, 1000):
+        together = replace(random_worlds(model, 700), member=rng.integers(0, 3, 700))
+        order = rng.permutation(700)[:90]
+        apart = [worlds_at(together, order[:1]), worlds_at(together, order[1:])]
+        play = stepper(model)
+        for _ in range(3):
+            actions = rng.integers(0, 19, 700)
+            play(together, actions, np.ones(700, bool), batch=batch, warmup=20)
+            for worlds, i in zip(apart, (order[:1], order[1:]), strict=True):
+                play(worlds, actions[i], np.ones(len(i), bool), batch=batch, warmup=20)
+                for f in fields(worlds):
+                    np.testing.assert_array_equal(
+                        getattr(worlds, f.name), getattr(together, f.name)[i]
+                    )
 
 
 def test_a_step_costs_the_same_for_any_number_of_people(folder, model):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Self
@@ -17,13 +17,13 @@ from mfenv.dynamics.mean_field_text import render
 from mfenv.dynamics.process import ProcessSettings, batches
 from mfenv.dynamics.reach import INITIAL, perceive, perception_rate
 from mfenv.dynamics.records import StepRecord
-from mfenv.dynamics.surrogate.kernel import Worlds, advance, begin
+from mfenv.dynamics.surrogate.kernel import Worlds, begin
 from mfenv.dynamics.surrogate.model import SurrogateModel
-from mfenv.dynamics.surrogate.stepping import stepper
+from mfenv.dynamics.surrogate.stepping import one_world, stepper
 from mfenv.errors import MfenvError
 from mfenv.events.event import DOMAINS, Event
 from mfenv.interventions import KINDS, NONE, Intervention, encode_action
-from mfenv.labels import N_DIMENSIONS, Labels
+from mfenv.labels import N_DIMENSIONS, N_LABELS, Labels
 from mfenv.noise import uniform
 
 __all__ = ["BATCH", "HORIZON", "Start", "SurrogateDynamics", "member_numbers", "start_of"]
@@ -161,6 +161,38 @@ def member_numbers(
     return np.full(seeds.shape, int(member), dtype=np.int64)
 
 
+class _Counted(StepRecord):
+    """A step of counted people: what it came to as one array, the rest as nobody left it."""
+
+    __slots__ = ("_state",)
+    _state: Floats  # (52,) distribution, perceived, activity
+
+    warmup = False
+    agents, texts, labels, planted = _NO_AGENTS, (), _NO_LABELS, _NOBODY
+    mean_field = summary_prompt = ""
+    prompt_tokens = completion_tokens = 0
+    prompts, opinions, candidates = (), None, None
+
+    def __init__(self, step: int, intervention: Intervention, counted: int, state: Floats) -> None:
+        put = object.__setattr__
+        put(self, "step", step)
+        put(self, "intervention", intervention)
+        put(self, "counted", counted)
+        put(self, "_state", state)
+
+    @property
+    def distribution(self) -> Floats:  # type: ignore[override]
+        return self._state[:N_LABELS]
+
+    @property
+    def perceived(self) -> Floats:  # type: ignore[override]
+        return self._state[N_LABELS : 2 * N_LABELS]
+
+    @property
+    def activity(self) -> Floats:  # type: ignore[override]
+        return self._state[2 * N_LABELS :]
+
+
 class SurrogateDynamics:
     """The surrogate as the dynamics of one world.
 
@@ -184,7 +216,7 @@ class SurrogateDynamics:
             )
         self.model, self.batch, self.warmup, self.member = model, batch, warmup, member
         self.seed = 0
-        self._step = stepper(model)
+        self._play: Callable[[int], int] | None = None  # of the worlds
         self._event: Event | None = None
         self._start: Start | None = None
         self._worlds: Worlds | None = None
@@ -193,6 +225,7 @@ class SurrogateDynamics:
         """Start an event; returns the steps of its recorded warm-up."""
         start = start_of(event, self.model, warmup=self.warmup, batch=self.batch)
         seeds = np.array([seed], dtype=np.int64)
+        self._play = None
         self._worlds = begin(
             self.model,
             seed=seeds,
@@ -257,24 +290,16 @@ class SurrogateDynamics:
     def step(self, intervention: Intervention = NONE) -> StepRecord:
         """Let the next batch act under an intervention."""
         _, start, worlds = self._started()
-        number = len(start.records) + int(worlds.step[0])
-        action = np.array([encode_action(intervention)])
-        result = self._step(worlds, action, batch=self.batch, warmup=self.warmup)
-        advance(worlds, result)
-        return StepRecord(
-            step=number,
-            warmup=False,
-            agents=_NO_AGENTS,
-            texts=(),
-            labels=_NO_LABELS,
-            planted=_NOBODY,
-            distribution=_sealed(result.distribution[0]),
-            perceived=_sealed(result.perceived[0]),
-            mean_field="",
-            activity=_sealed(result.activity[0]),
-            intervention=intervention,
-            counted=int(result.own[0]),
-        )
+        if self._play is None:
+            worlds, self._play = one_world(
+                stepper(self.model), worlds, batch=self.batch, warmup=self.warmup
+            )
+            self._worlds = worlds
+        own = self._play(encode_action(intervention))
+        number = len(start.records) - 1 + worlds.step.item()
+        state = np.concatenate((worlds.latest[0], worlds.perceived[0], worlds.activity[0]))
+        state.setflags(write=False)
+        return _Counted(number, intervention, own, state)
 
     def snapshot(self) -> dict[str, Any]:
         """What :meth:`restore` needs to come back to this point of the same event."""
@@ -298,6 +323,7 @@ class SurrogateDynamics:
                 f"the snapshot is of event {snapshot['event_id']!r}, not of {event.event_id!r}"
             )
         self.seed = int(snapshot["seed"])
+        self._play = None
         self._worlds = replace(
             worlds,
             seed=np.array([self.seed], dtype=np.int64),

@@ -50,6 +50,7 @@ __all__ = [
     "chances",
     "notice_levels",
     "offsets",
+    "play",
     "step",
     "time_feature",
     "truth_feature",
@@ -293,3 +294,21 @@ def advance(worlds: Worlds, result: Step, active: NDArray[np.bool_] | None = Non
     worlds.perceived[i] = result.perceived[i]
     worlds.latest[i] = result.distribution[i]
     worlds.activity[i] = result.activity[i]
+
+
+def play(
+    model: SurrogateModel,
+    worlds: Worlds,
+    actions: NDArray[np.int64],
+    active: NDArray[np.bool_],
+    *,
+    batch: int,
+    warmup: int,
+) -> NDArray[np.int64]:
+    """:func:`step` and :func:`advance` the active worlds, in place.
+
+    Returns how many of the people who acted ``(K,)`` are the population's own; 0 where nobody did.
+    """
+    result = step(model, worlds, actions, batch=batch, warmup=warmup)
+    advance(worlds, result, active)
+    return np.where(active, result.own, 0)
