@@ -75,7 +75,7 @@ class _Synthetic:
         return _synthetic_event(self._seed, int(event_id.rpartition("-")[2]), self._n_posts)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=2048)  # every split whole
 def _synthetic_event(seed: int, index: int, n_posts: int) -> Event:
     return SyntheticSociety(seed).event(index, n_posts)
 
