@@ -106,7 +106,7 @@ def add_event_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         type=Path,
         metavar="EVENTS",
-        help=".parquet file, .jsonl file or rumdect folder (default: a synthetic event)",
+        help=".parquet, .jsonl, .csv or .tsv file or rumdect folder (default: a synthetic event)",
     )
     add("--event", metavar="ID", help="which event (synthetic: synthetic-SEED-INDEX)")
     add("--backbone", default="embedded-en", metavar="NAME", help="language model (%(default)s)")
