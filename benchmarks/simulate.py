@@ -119,7 +119,7 @@ def add_event_arguments(parser: argparse.ArgumentParser, several: bool = False) 
         nargs="?",
         type=Path,
         metavar="EVENTS",
-        help=".parquet file, .jsonl file or rumdect folder (default: a synthetic event)",
+        help=".parquet, .jsonl, .csv or .tsv file or rumdect folder (default: a synthetic event)",
     )
     which = "which event (synthetic: synthetic-SEED-INDEX)"
     if several:
