@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from agents.planners.base import Planner, build_planner
 from agents.planners.play import Lane, play
 from agents.planners.setting import Setting
-from mfenv.dynamics.assemble import build_backbone
+from mfenv.dynamics.assemble import backbone_identity, build_backbone
 from mfenv.dynamics.journal import RunLock, canonical
 from mfenv.errors import DataError
 from mfenv.labels import N_LABELS
@@ -63,10 +63,12 @@ class Episodes:
 def identity(runs: Runs) -> dict[str, Any]:
     """What the numbers hang on, as JSON values."""
     models = {}
+    setting = asdict(runs.setting)
     if runs.setting.dynamics == "llm":
+        setting["backbone"] = backbone_identity(runs.setting.backbone)
         models["backbone"] = build_backbone(runs.setting.backbone).describe()
     return {
-        "setting": json.loads(canonical(asdict(runs.setting))),
+        "setting": json.loads(canonical(setting)),
         "planners": {
             label: dict(zip(("name", "revision"), _described(name), strict=True))
             for label, name in runs.planners.items()
