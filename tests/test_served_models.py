@@ -549,6 +549,25 @@ def test_scores_are_those_of_the_model(tiny) -> None:
     )
 
 
+def test_a_server_that_hangs_is_passed_over(tiny) -> None:
+    prompts = ["<|topic|>A new tax<|mf|><|state|>male<|act|>"] * 3
+    completions = ["Fine.", "No!", "Why?"]
+    settings = ServerSettings(prompts="tagged", timeout=4, give_up=60)
+    with socket.socket() as silent, CompletionsServer(tiny) as server:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()  # takes connections, and never answers
+        urls = f"http://127.0.0.1:{silent.getsockname()[1]}/v1,{server.url}"
+        backbone = ServedBackbone("m", urls, settings=settings, retries=QUICK)
+        start = time.monotonic()
+        scores = backbone.score(prompts, completions)
+        assert time.monotonic() - start > 4
+        asked = len(server.bodies)
+        assert len({body["prompt"] for body in server.bodies}) == 3
+    for found, expected in zip(scores, tiny.score(prompts, completions), strict=True):
+        assert found.log_probability == pytest.approx(expected.log_probability, abs=1e-4)
+    assert asked == 3 + len(set(backbone.describe()["left_out"].split(", ")) - {"nothing"})
+
+
 @pytest.mark.parametrize("schemas", [True, False])
 def test_json_of_a_schema(tiny, schemas: bool) -> None:
     texts = ["I do not buy it.", "Passing it on!", "Who feels the same?"]
@@ -786,14 +805,13 @@ def test_a_server_that_dies_stops_the_run_which_then_goes_on(
 def test_one_of_two_servers_dies_and_comes_back(
     whole, server, folder, tmp_path, monkeypatch
 ) -> None:
-    # The first is gone after 9 answers, the second spoils a request now and then.
     first = FaultProxy(server, dies_after=9).start()
-    with FaultProxy(server, share=0.1, seed=3) as second:
+    with FaultProxy(server) as second:
         spec = f"openai:{folder}@{first.url},{second.url}"
         arguments = argv(folder, first.port, tmp_path / "run", "--seeds", "2")
         several = [spec if a.startswith("openai:") else a for a in arguments]
         try:
-            assert simulate(monkeypatch, several, MFENV_OPENAI_TIMEOUT=6) == 0
+            assert simulate(monkeypatch, several) == 0
             died = first.answered.copy()
             assert rows(tmp_path / "run") == rows(whole / "run")
             # Nothing was lost, and nothing was answered twice.
@@ -833,6 +851,19 @@ def test_the_run_stops_soon_when_the_server_goes_away(server, folder) -> None:
         with pytest.raises(ModelError, match=r"(no answer for 1\.5 s|left alone)"):
             backbone.generate(["Hello"] * 8, keys(8), GREEDY)
         assert time.monotonic() - start < 15
+
+
+@pytest.mark.slow
+def test_advice_from_a_measured_rate(server, folder, capsys) -> None:
+    spec = f"openai:{folder}@http://127.0.0.1:{server}/v1"
+    arguments = ["serve-advice", "--backbone", spec, "--config", str(folder / "config.json")]
+    arguments += ["--measure", "--concurrencies", "1,2", "--events", "1", "--batch", "4", "--json"]
+    assert main(arguments) == 0
+    advice = json.loads(capsys.readouterr().out)
+    assert [p["concurrency"] for p in advice["points"]] == [1, 2]
+    assert all(p["rate"] > 0 and p["prompt_tokens"] > 0 for p in advice["points"])
+    assert 1 <= advice["concurrency"] <= 4
+    assert advice["expected_rate"] > 0
 
 
 @pytest.mark.slow

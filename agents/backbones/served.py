@@ -171,15 +171,17 @@ class ServedBackbone:
         settings: ServerSettings | None = None,
         retries: RetryPolicy | None = None,
         cache: ResponseCache | None = None,
+        use_cache: bool = True,
     ) -> None:
         """Without arguments beside the model, all is as the environment says.
 
-        ``base_url`` may hold several with commas between them. Nothing is sent yet. Raises
+        ``base_url`` may hold several with commas between them. Without ``use_cache`` everything is
+        asked for, as measurements need it. Nothing is sent yet. Raises
         ``MfenvError`` for a base URL with a secret in it (user name, password, query):
         specifications are written to journals and reports.
         """
         self.settings = settings or ServerSettings.from_environment()
-        self._cache = cache or ResponseCache.from_environment()
+        self._cache = (cache or ResponseCache.from_environment()) if use_cache else None
         self._retries = replace(retries or RetryPolicy(), seconds=self.settings.give_up)
         urls = base_url or os.environ.get("OPENAI_BASE_URL") or None
         key = os.environ.get("OPENAI_API_KEY", "")
