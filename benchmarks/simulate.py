@@ -34,6 +34,7 @@ from mfenv import plugins
 from mfenv.cli import integer
 from mfenv.dynamics.assemble import (
     AUTO,
+    backbone_identity,
     build_annotator,
     build_backbone,
     calibration_of,
@@ -386,7 +387,7 @@ def settings_of(simulation: Simulation) -> dict[str, Any]:
     return {
         **opinions,
         "event": simulation.event.event_id,
-        "backbone": simulation.backbone,
+        "backbone": backbone_identity(simulation.backbone),
         "methods": list(simulation.methods),
         "annotator": simulation.annotator,
         "agents": simulation.process.agents,
@@ -471,7 +472,7 @@ def simulate(
         method, seed = keys[i]
         settings = {
             **process.identity(),
-            "backbone": simulation.backbone,
+            "backbone": backbone_identity(simulation.backbone),
             "revision": revision,
             "method": pairs[method].identity(method),
             "annotator": annotator.name,
@@ -659,7 +660,7 @@ def _result(simulation: Simulation, outcome: Outcome) -> dict[str, Any]:
     comparison = outcome.comparison
     result: dict[str, Any] = {
         "event": simulation.event.event_id,
-        "backbone": simulation.backbone,
+        "backbone": backbone_identity(simulation.backbone),
         "method": ",".join(method_names(simulation.methods)),
         "seeds": len(simulation.seeds),
         "kl": {
@@ -713,7 +714,7 @@ def _print(simulation: Simulation, outcome: Outcome, out: Path) -> None:
     console.print(
         f"Event {one_line(event.event_id)} ({one_line(event.source) or 'unknown source'}), "
         f"{people} people, the first {min(simulation.process.warmup, people)} as they really "
-        f"reacted; backbone {simulation.backbone} ({outcome.revision}), "
+        f"reacted; backbone {backbone_identity(simulation.backbone)} ({outcome.revision}), "
         f"{len(simulation.seeds)} seeds, {simulation.sampling} sampling",
         markup=False,
     )
@@ -783,7 +784,7 @@ def _report(simulation: Simulation, outcome: Outcome, command: str) -> Report:
             "posts": f"{len(event.posts):,}",
         },
         "Models": {
-            "backbone": simulation.backbone,
+            "backbone": backbone_identity(simulation.backbone),
             "revision": outcome.revision,
             "methods": ", ".join(
                 f"{m} ({outcome.learned[m]})" if m in outcome.learned else m for m in outcome.runs

@@ -24,7 +24,7 @@ from agents.planners.base import build_planner
 from agents.planners.play import Lane, play
 from agents.planners.setting import Setting, surrogate_name
 from benchmarks.executors import HERE, Task, Where
-from mfenv.dynamics.assemble import build_backbone
+from mfenv.dynamics.assemble import backbone_identity, build_backbone
 from mfenv.dynamics.journal import canonical
 from mfenv.dynamics.surrogate.find import build_surrogate
 from mfenv.errors import DataError
@@ -77,14 +77,16 @@ class Episodes:
 def identity(runs: Runs) -> dict[str, Any]:
     """What the numbers hang on, as JSON values."""
     models = {}
+    setting = asdict(runs.setting)
     if runs.setting.dynamics == "llm":
+        setting["backbone"] = backbone_identity(runs.setting.backbone)
         models["backbone"] = build_backbone(runs.setting.backbone).describe()
     if runs.setting.dynamics == "surrogate":
         name = surrogate_name(runs.setting)
         revision = build_surrogate(name).revision
         models["surrogate"] = {"name": Path(name).name, "revision": revision}
     return {
-        "setting": json.loads(canonical(asdict(runs.setting))),
+        "setting": json.loads(canonical(setting)),
         "planners": {
             label: dict(zip(("name", "revision"), described(name), strict=True))
             for label, name in runs.planners.items()

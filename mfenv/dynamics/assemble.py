@@ -20,6 +20,7 @@ from mfenv.events.event import Event
 __all__ = [
     "AUTO",
     "ModelPair",
+    "backbone_identity",
     "build_annotator",
     "build_backbone",
     "build_method",
@@ -145,6 +146,15 @@ def build_backbone(name: str) -> Any:
     head, colon, argument = name.partition(":")
     factory = plugins.load("mfenv.backbones", head)
     return factory(argument) if colon else factory()
+
+
+def backbone_identity(name: str) -> str:
+    """The name of a backbone without what makes no difference to its answers.
+
+    That is its ``specification``, where it has one (a server's replicas are not in it), else the
+    name itself. What is kept, journals and folders, goes by it.
+    """
+    return str(getattr(build_backbone(name), "specification", name))
 
 
 @lru_cache(maxsize=8)
