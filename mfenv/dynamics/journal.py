@@ -15,6 +15,8 @@ import fcntl
 import hashlib
 import json
 import os
+import socket
+import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -37,6 +39,7 @@ __all__ = [
     "RunLock",
     "Schedule",
     "canonical",
+    "owner",
     "read_journal",
     "record_from_json",
     "record_to_json",
@@ -52,6 +55,9 @@ Schedule = Callable[[int, MeanFieldProcess], Intervention]
 
 _KEPT = {"opinions": np.int8, "candidates": np.int64}
 """Arrays of a record that are only there where they are kept."""
+
+_PATIENCE = 10.0
+"""Seconds to wait for a journal's last writer: one whose run was killed may be about to end."""
 
 # -- records as JSON -----------------------------------------------------------------------
 
@@ -260,29 +266,35 @@ class Journal:
 
     Opening checks the complete steps (``records``, which are read from the file) and cuts a torn
     last line. Raises ``MfenvError`` naming the setting that differs where the journal is of
-    another run, and ``DataError`` where it is damaged.
+    another run or where another process goes on writing it, and ``DataError`` where it is damaged.
     """
 
     def __init__(self, path: Path | str, settings: Mapping[str, Any]) -> None:
         self.path = Path(path)
         self.settings = json.loads(canonical(dict(settings)))
-        self._file: BinaryIO
-        contents = _read(self.path) if self.path.exists() else None
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file: BinaryIO = _open_alone(self.path)
+        try:
+            self._begin()
+        except BaseException:
+            self._file.close()
+            raise
+        self.records = Recorded(self.path, self._ends)
+        self._timings = self._open_timings()
+
+    def _begin(self) -> None:
+        contents = _read(self.path)
         if contents is not None:
             found, self._ends = contents
             _check_settings(self.path, found, self.settings)
-            self._file = self.path.open("r+b")
             self._file.truncate(self._ends[-1])
             self._file.seek(0, os.SEEK_END)
         else:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("wb")
+            self._file.truncate(0)
             digest = hashlib.sha256(canonical(self.settings)).hexdigest()
             header = {"format": FORMAT, "settings": self.settings, "sha256": digest}
             self._ends = array("q", [self._write(canonical(header))])
             _sync_folder(self.path.parent)
-        self.records = Recorded(self.path, self._ends)
-        self._timings = self._open_timings()
 
     def append(self, record: StepRecord, timings: Mapping[str, float] | None = None) -> None:
         """Write a step; it is on disk when this returns."""
@@ -356,6 +368,26 @@ def _keep_timings(path: Path, steps: int) -> None:
         return
     lines = path.read_bytes().split(b"\n")[:-1]
     path.write_bytes(b"".join(x + b"\n" for x in lines if json.loads(x)["step"] < steps))
+
+
+def _open_alone(path: Path) -> BinaryIO:
+    """Open for writing, with a lock that the kernel lets go of when its owner dies."""
+    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES) or time.monotonic() > until:
+                file.close()
+                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                    raise
+                raise MfenvError(
+                    f"{path}: another process writes this journal; wait for its run, stop it, or "
+                    f"choose another folder"
+                ) from None
+            time.sleep(0.05)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -454,11 +486,18 @@ def _replay(process: MeanFieldProcess, journal: Journal, chosen: Intervention) -
 # -- one run at a time in a folder -----------------------------------------------------------
 
 
+def owner() -> str:
+    """Who runs here, from now on: pid, start time (UTC) and machine."""
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    return f"pid {os.getpid()}, started {started}, on {socket.gethostname()}"
+
+
 class RunLock:
     """A context manager that lets one process at a time run in a folder.
 
     The kernel lets go of the lock when its owner dies, however it dies; the file only says whose
-    it is. Raises ``MfenvError`` with the owner's pid and start time where somebody else runs.
+    it is. Raises ``MfenvError`` with the owner's pid, start time and machine where somebody else
+    runs.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -472,22 +511,21 @@ class RunLock:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                owner = os.read(handle, 4096).decode("utf-8", "replace").strip()
+                found = os.read(handle, 4096).decode("utf-8", "replace").strip()
                 os.close(handle)
                 if error.errno not in (errno.EAGAIN, errno.EACCES):
                     raise
                 raise MfenvError(
                     f"{self.path.parent}: another run is at work here "
-                    f"({owner or 'it has just started'}); wait for it, stop it, or choose "
+                    f"({found or 'it has just started'}); wait for it, stop it, or choose "
                     f"another folder"
                 ) from None
             if _same_file(handle, self.path):
                 self._handle = handle
             else:  # its owner removed the file between our two calls
                 os.close(handle)
-        started = datetime.now(UTC).isoformat(timespec="seconds")
         os.ftruncate(self._handle, 0)
-        os.write(self._handle, f"pid {os.getpid()}, started {started}\n".encode())
+        os.write(self._handle, f"{owner()}\n".encode())
         return self
 
     def __exit__(
