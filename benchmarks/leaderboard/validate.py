@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.leaderboard.check import Checked, check
 from mfenv.errors import MfenvError
 
-__all__ = ["HELP", "add_arguments", "run"]
+__all__ = ["HELP", "add_arguments", "facts_of", "run"]
 
 HELP = "check an entry: whole, unchanged, on the official events, nothing private in it"
 
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.entry.is_dir():
         raise MfenvError(f"{args.entry}: no such folder; give the folder of an entry")
     checked = check(args.entry)
-    facts = _facts(checked)
+    facts = facts_of(checked)
     if args.json:
         print(json.dumps({**facts, "problems": checked.problems, "valid": checked.valid}, indent=1))
         return 0 if checked.valid else 2
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     return 2
 
 
-def _facts(checked: Checked) -> dict[str, Any]:
+def facts_of(checked: Checked) -> dict[str, Any]:
     """What the entry says it is; only of a readable one."""
     manifest, entry = checked.manifest, checked.entry
     if manifest is None:
