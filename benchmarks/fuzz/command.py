@@ -21,7 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the targets and write the table; returns 1 where something was found."""
-    logging.disable(logging.WARNING)  # of readers: millions of them
+    with _quiet():
+        return _run(args)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the readers' warnings: there would be millions of them."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _run(args: argparse.Namespace) -> int:
     if args.replay is not None:
         return _replayed(args.replay)
     names = list(TARGETS) if args.targets == "all" else args.targets.split(",")

@@ -87,9 +87,7 @@ def _write_fidelity(folder: Path) -> None:
             for seed in range(_SEEDS)
         ]
     steps = [r for each in runs.values() for _, _, run in each for r in run]
-    usage = Usage(
-        sum(len(r.agents) for r in steps), 1.0, sum(r.prompt_tokens for r in steps), 0
-    )
+    usage = Usage(sum(len(r.agents) for r in steps), 1.0, sum(r.prompt_tokens for r in steps), 0)
     manifest = Manifest(
         track="synthetic",
         split="validation",
@@ -118,16 +116,14 @@ def _write_fidelity(folder: Path) -> None:
             for r in run:
                 yield case, seed, r.step, r.labels
 
-    verdict = Verdict(
-        "other", [c.real for c in cases], {("core", m): judged(m) for m in methods}
-    )
+    verdict = Verdict("other", [c.real for c in cases], {("core", m): judged(m) for m in methods})
     sums = np.tile(np.array([80.0, 16.0, float(_HORIZON)]), (2, 1))
     write_fidelity(
         folder,
         manifest,
         cases,
         {key: iter(each) for key, each in runs.items()},
-        {key: sums for key in runs},
+        dict.fromkeys(runs, sums),
         open_text=True,
         judges={"judge": verdict},
     )
@@ -255,11 +251,13 @@ def read_fidelity(data: bytes, folder: Path) -> None:
     try:
         checked = check(place)
         for problem in checked.problems:
-            assert problem.isprintable() and 0 < len(problem) <= 400, "a problem is no short line"
+            short = problem.isprintable() and 0 < len(problem) <= 400
+            assert short, "a problem is no short line"
         json.dumps(facts_of(checked)).encode()
         assert checked.valid or checked.problems
         if checked.valid:
-            assert checked.entry is not None and checked.scores is not None
+            assert checked.entry is not None
+            assert checked.scores is not None
             json.dumps(checked.scores, allow_nan=False)
     except Exception:
         shutil.rmtree(place, ignore_errors=True)
@@ -282,6 +280,6 @@ def read_intervention(data: bytes, folder: Path) -> None:
 
 
 TARGETS = (
-    Target("leaderboard", "entries of the leaderboard", make_fidelity, read_fidelity, 0.01),
-    Target("lanes", "entries of interventions", make_intervention, read_intervention, 0.03),
+    Target("leaderboard", "entries of the leaderboard", make_fidelity, read_fidelity, 0.005),
+    Target("lanes", "entries of interventions", make_intervention, read_intervention, 0.02),
 )

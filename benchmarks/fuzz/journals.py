@@ -85,13 +85,14 @@ def read(data: bytes, folder: Path) -> None:
         left = path.read_bytes()
         assert left.endswith(b"\n"), "a torn line is left"
         if with_it is None:
-            assert kept == len(records) and data.startswith(left), "steps were lost"
+            assert kept == len(records), "steps were lost"
+            assert data.startswith(left), "what stays is not what was there"
         else:  # only a header that is not complete may be written anew
             assert not isinstance(with_it, DataError), "a damaged journal was opened"
-            assert kept == 0 and b"\n" not in data, "a journal was overwritten"
+            assert b"\n" not in data, "a journal was overwritten"
     finally:
         for file in (path, timings_path(path)):
             file.unlink(missing_ok=True)
 
 
-TARGETS = (Target("journal", "journals of runs", make, read, 0.1),)
+TARGETS = (Target("journal", "journals of runs", make, read, 0.06),)

@@ -146,7 +146,9 @@ def changed_text(random: Random, text: str) -> str:
     if operation < 0.45:
         return text[:at] + text[at + 1 :]
     if operation < 0.6:
-        return text[:at] + chr(random.choice((32, 47, 58, 64, 124, 43, 61, 44, 48, 0x663))) + text[at:]
+        return (
+            text[:at] + chr(random.choice((32, 47, 58, 64, 124, 43, 61, 44, 48, 0x663))) + text[at:]
+        )
     if operation < 0.7:
         return text[:at]
     if operation < 0.8:

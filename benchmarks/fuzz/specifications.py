@@ -97,7 +97,8 @@ def _planner(text: str) -> None:
     planner.reset(np.arange(2))
     for _ in range(2):
         chosen = planner.act(observation, np.ones((2, N_ACTIONS), dtype=bool))
-        assert chosen.shape == (2,) and ((chosen >= 0) & (chosen < N_ACTIONS)).all()
+        assert chosen.shape == (2,)
+        assert ((chosen >= 0) & (chosen < N_ACTIONS)).all()
 
 
 def _method(text: str) -> None:
@@ -120,7 +121,8 @@ def _backbone(text: str) -> None:
 
 def _scheduled(text: str) -> None:
     step, intervention = scheduled(text)
-    assert step >= 1 and intervention.kind is not None
+    assert step >= 1
+    assert intervention.kind is not None
 
 
 _READERS: dict[str, Callable[[str], Any]] = {
@@ -147,12 +149,12 @@ TARGETS = (
             )
         ),
         read,
-        0.08,
+        0.06,
         _DOCUMENTED,
         float("inf"),
     ),
     Target(
-        "backbones", "names of backbones", _made((("backbone", _BACKBONES),)), read, 0.001,
+        "backbones", "names of backbones", _made((("backbone", _BACKBONES),)), read, 0.0003,
         _DOCUMENTED, float("inf"),
     ),
 )  # fmt: skip

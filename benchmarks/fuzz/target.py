@@ -15,7 +15,7 @@ from typing import Any
 
 from mfenv.errors import MfenvError
 
-__all__ = ["Finding", "Target", "fault_of", "pack", "pick", "seeded", "unpack"]
+__all__ = ["LONGEST", "Finding", "Target", "fault_of", "pack", "pick", "seeded", "unpack"]
 
 LONGEST = 1000
 """Most characters of a message: what a stranger wrote is cut before it is quoted."""
@@ -69,7 +69,7 @@ def seeded(target: str, seed: int, index: int) -> Random:
 
 
 def fault_of(target: Target, data: bytes, folder: Path) -> Finding | None:
-    """Read an input; ``None`` where nothing happened or an error that is documented and readable."""
+    """Read an input; ``None`` where nothing happened but an error that is documented."""
     try:
         with _limited(PATIENCE):
             target.read(data, folder)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from agents.planners.setting import Setting
 from benchmarks.fidelity.cases import digest
+from benchmarks.fidelity.entry import read_json
 from benchmarks.intervention.lineup import NOTHING
 from benchmarks.intervention.runs import Episodes
 from mfenv.dynamics.journal import canonical
@@ -34,7 +36,16 @@ __all__ = ["FORMAT", "Entry", "EventFacts", "load_entry", "write_entry"]
 
 FORMAT = "mfenv-intervention/1"
 _MAX_BYTES = 64 * 2**20  # of one file; a larger one is refused unread
+_SHOWN = 300  # characters of a stranger's in a message
+_SETTING = {
+    **dict.fromkeys(("dynamics", "objective", "backbone", "method", "annotator"), (str,)),
+    **dict.fromkeys(("horizon", "batch", "warmup"), (int,)),
+    **dict.fromkeys(("budget", "cost_weight"), (int, float)),
+    **{name: (str, type(None)) for name in ("events", "split")},
+    "more": (dict,),
+}
 _MOST = {"planners": 200, "events": 2000, "seeds": 200, "horizon": 1000}
+_MOST_STEPS = 2**23  # of all episodes together; each is 23 counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +147,7 @@ def load_entry(folder: Path) -> Entry:
     def bad(name: str, problem: str) -> DataError:
         return DataError(str(path), "(all)", name, problem)
 
-    try:
-        value = json.loads(_bytes(path))
-    except ValueError as error:
-        raise bad("(all)", f"no JSON: {error}") from None
+    value = read_json(path)
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise bad("format", f"this is no entry of interventions ({FORMAT})")
     try:
@@ -155,9 +163,15 @@ def load_entry(folder: Path) -> Entry:
             for p in value["planners"]
         }
         seeds, files = int(value["seeds"]), dict(value["files"])
+        models = dict(value.get("models") or {})
         facts = {k: str(value[k]) for k in ("package", "machine", "command")}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise bad("(all)", f"{type(error).__name__}: {error}") from None
+        labels = len(value["planners"])
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise bad("(all)", f"{type(error).__name__}: {error}"[:_SHOWN]) from None
+    for name, kinds in _SETTING.items():
+        found = getattr(setting, name)
+        if type(found) not in kinds:  # a boolean is no number here
+            raise bad(f"setting.{name}", f"must be {' or '.join(k.__name__ for k in kinds)}")
     sizes = {
         "planners": len(planners),
         "events": len(events),
@@ -166,10 +180,12 @@ def load_entry(folder: Path) -> Entry:
     }
     for name, most in _MOST.items():
         if not 1 <= sizes[name] <= most:
-            raise bad(name, f"{sizes[name]} is not allowed; allowed: 1 to {most}")
+            raise bad(name, f"{sizes[name]} is not allowed; allowed: 1 to {most}"[:_SHOWN])
+    if (cells := math.prod(sizes.values())) > _MOST_STEPS:
+        raise bad("(all)", f"{cells:,} steps in all; allowed: at most {_MOST_STEPS:,}")
     if next(iter(planners)) != NOTHING or planners[NOTHING]["name"] != NOTHING:
         raise bad("planners", f"the first must be {NOTHING!r}, which uplift is measured against")
-    if len(planners) != len(value["planners"]):
+    if len(planners) != labels:
         raise bad("planners", "a label stands twice")
     if setting.event_ids != tuple(e.id for e in events):
         raise bad("events", "are not those of the setting")
@@ -194,7 +210,7 @@ def load_entry(folder: Path) -> Entry:
         events=events,
         planners=planners,
         seeds=seeds,
-        models=value.get("models") or {},
+        models=models,
         episodes=episodes,
         **facts,
     )
@@ -226,8 +242,8 @@ def _lanes(
             e, s, seen = int(row["event"]), int(row["seed"]), float(row["credibility"])
             asked = np.array(row["wanted"], dtype=np.int64)
             labels = np.array(row["counts"], dtype=np.int64)
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise bad("(all)", f"{type(error).__name__}: {error}") from None
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise bad("(all)", f"{type(error).__name__}: {error}"[:_SHOWN]) from None
         if not (0 <= e < events and 0 <= s < seeds and np.isnan(credibility[s, e])):
             raise bad("event, seed", f"({e}, {s}) is unknown or stands twice")
         if not 0 <= seen <= 1:

@@ -85,10 +85,10 @@ def _described(name: str) -> tuple[str, str]:
     shown, own = planner.name, str(getattr(planner, "revision", ""))
     read = False
     for piece in name.split("|"):
-        while ":" in piece and not Path(piece).exists():
+        while ":" in piece and not os.path.exists(piece):
             piece = piece.partition(":")[2]
             path = Path(piece)
-            if not piece or not path.exists():
+            if not piece or not os.path.exists(path):
                 continue
             shown = shown.replace(piece, path.resolve().name)
             for file in [path] if path.is_file() else sorted(path.rglob("*")):

@@ -77,9 +77,7 @@ def write_jsonl(events: Iterable[Event], path: Path | str) -> int:
 
 def _line(record: dict[str, Any]) -> bytes:
     def dump(ensure_ascii: bool) -> bytes:
-        text = json.dumps(
-            record, ensure_ascii=ensure_ascii, allow_nan=False, separators=(",", ":")
-        )
+        text = json.dumps(record, ensure_ascii=ensure_ascii, allow_nan=False, separators=(",", ":"))
         return text.encode("utf-8") + b"\n"
 
     try:
