@@ -25,6 +25,10 @@ _JOBS = Jobs(
             "benchmarks.fidelity.command",
             "how close simulated populations come to real ones",
         ),
+        "fuzz": (
+            "benchmarks.fuzz.command",
+            "odd inputs to every reader: nothing but documented errors may come out",
+        ),
         "intervention": (
             "benchmarks.intervention.command",
             "what planners achieve, against doing nothing under the same noise",

@@ -14,7 +14,7 @@ from typing import Any
 
 from mfenv.errors import MfenvError, MissingExtraError, ShadowedPackageError
 
-__all__ = ["load", "load_entry", "missing_extra", "names"]
+__all__ = ["build", "load", "load_entry", "missing_extra", "names"]
 
 _OURS = ("agents", "training", "benchmarks")
 # Import names of optional dependencies, and the extra that brings each.
@@ -74,6 +74,23 @@ def load_entry(entry: EntryPoint) -> Any:
         if missing is None:
             raise
         raise missing from error
+
+
+def build(group: str, spec: str) -> Any:
+    """Make what a specification ``NAME`` or ``NAME:ARGUMENT`` stands for in an entry point group.
+
+    Raises ``MfenvError`` as :func:`load` does, and where the name takes no argument or needs one.
+    """
+    name, colon, argument = spec.partition(":")
+    factory = load(group, name)
+    try:
+        return factory(argument) if colon else factory()
+    except TypeError as error:
+        if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+            raise  # not the call itself
+        kind = group.rpartition(".")[2].removesuffix("s")
+        problem = "takes no argument" if colon else "needs an argument (NAME:ARGUMENT)"
+        raise MfenvError(f"{kind} {spec!r}: {name} {problem}") from None
 
 
 def missing_extra(error: ModuleNotFoundError, purpose: str) -> MissingExtraError | None:

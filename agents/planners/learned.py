@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ class LearnedPlanner:
             kind, masked = described["kind"], bool(described["masked"])
         except (OSError, ValueError, KeyError, TypeError):
             inside = folder / "planner"
-            hint = f"did you mean {inside}?" if (inside / _DESCRIPTION).is_file() else _MAKE_ONE
+            hint = f"did you mean {inside}?" if os.path.isfile(inside / _DESCRIPTION) else _MAKE_ONE
             raise MfenvError(
                 f"sb3:{folder}: no folder of a learned planner (no valid {_DESCRIPTION}); {hint}"
             ) from None

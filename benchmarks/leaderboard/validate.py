@@ -12,7 +12,7 @@ from benchmarks.leaderboard.check import Checked, check
 from benchmarks.leaderboard.outcomes import CheckedOutcomes, check_outcomes, facts, is_outcomes
 from mfenv.errors import MfenvError
 
-__all__ = ["HELP", "add_arguments", "run"]
+__all__ = ["HELP", "add_arguments", "facts_of", "run"]
 
 HELP = "check an entry: whole, unchanged, on the official events, nothing private in it"
 
@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.entry.is_dir():
         raise MfenvError(f"{args.entry}: no such folder; give the folder of an entry")
     checked = check_outcomes(args.entry) if is_outcomes(args.entry) else check(args.entry)
-    found = _facts(checked)
+    found = facts_of(checked)
     if args.json:
         print(json.dumps({**found, "problems": checked.problems, "valid": checked.valid}, indent=1))
         return 0 if checked.valid else 2
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     return 2
 
 
-def _facts(checked: Checked | CheckedOutcomes) -> dict[str, Any]:
+def facts_of(checked: Checked | CheckedOutcomes) -> dict[str, Any]:
     """What the entry says it is; only of a readable one."""
     found = facts(checked) if isinstance(checked, CheckedOutcomes) else _fidelity_facts(checked)
     return {name: _clean(value) for name, value in found.items()}

@@ -143,9 +143,7 @@ def build_backbone(name: str) -> Any:
     A backbone is loaded once in a process, since it never changes. Raises ``MfenvError`` for an
     unknown name and ``MissingExtraError`` where an extra is not installed.
     """
-    head, colon, argument = name.partition(":")
-    factory = plugins.load("mfenv.backbones", head)
-    return factory(argument) if colon else factory()
+    return plugins.build("mfenv.backbones", name)
 
 
 def backbone_identity(name: str) -> str:
@@ -199,9 +197,7 @@ def method_names(methods: Sequence[str]) -> dict[str, str]:
 
 @lru_cache(maxsize=4)
 def _annotator(name: str) -> Annotator:
-    head, colon, argument = name.partition(":")
-    factory = plugins.load("mfenv.annotators", head)
-    annotator: Annotator = factory(argument) if colon else factory()
+    annotator: Annotator = plugins.build("mfenv.annotators", name)
     return annotator
 
 
