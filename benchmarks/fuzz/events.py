@@ -125,7 +125,7 @@ def check_same(before: Sequence[Event], after: Sequence[Event]) -> None:
         bare = [replace(e, posts=a.posts, labels=None, meta={}) for e in (a, b)]
         assert bare[0] == bare[1], "the head differs after writing and reading"
         assert (a.labels is None) == (b.labels is None)
-        assert a.labels is None or np.array_equal(a.labels, b.labels)
+        assert a.labels is None or np.array_equal(a.labels, np.asarray(b.labels))
 
 
 # -- JSON Lines ------------------------------------------------------------------------------
@@ -271,7 +271,7 @@ def _tables() -> tuple[Any, ...]:
         ),
         (rnr, thread_posts, {}),
     ):
-        kind, rows = posts(fields, values)
+        kind, rows = posts(fields, values)  # type: ignore[arg-type]
         schema = [*head, ("posts", kind), *((n, t) for n, (t, _) in more.items())]
         whole_row = {**first, "posts": rows, **{n: v for n, (_, v) in more.items()}}
         made.append((schema, [{"event_id": f"e{i}", **whole_row} for i in range(2)]))

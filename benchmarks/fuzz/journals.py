@@ -70,6 +70,7 @@ def read(data: bytes, folder: Path) -> None:
     """Read a journal, and open it to go on."""
     path = folder / "0.jsonl"
     path.write_bytes(data)
+    with_it: MfenvError | None
     try:
         try:
             _, records = read_journal(path)

@@ -71,7 +71,7 @@ def _made(kinds: tuple[tuple[str, tuple[str, ...]], ...]) -> Callable[[Random], 
 @functools.cache
 def _prepare() -> None:
     """Remember which plugins are installed: reading that anew takes longer than all the rest."""
-    plugins.entry_points = functools.cache(entry_points)  # type: ignore[attr-defined]
+    plugins.entry_points = functools.cache(entry_points)  # type: ignore[attr-defined, assignment]
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched from anywhere
 
 

@@ -18,11 +18,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.backbones.base import Backbone
 from benchmarks.fidelity.machine import machine
 from benchmarks.throughput.workload import (
     Phase,
@@ -186,7 +187,7 @@ def measure_run(
     from agents.methods import mf
 
     recorder = Recorder(backbone)
-    pair = mf(recorder)
+    pair = mf(cast(Backbone, recorder))
     settings = ProcessSettings(batch * (steps + 2), batch, batch)
     judge = build_annotator(AUTO, events[0])
     processes = [MeanFieldProcess(pair.policy, pair.mean_field, judge, settings) for _ in events]

@@ -11,11 +11,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.backbones.base import Backbone
 from agents.light_mean_field import CountedMeanField
 from agents.prompts import PromptFormat
 from mfenv.dynamics.assemble import AUTO, build_annotator
@@ -201,7 +202,7 @@ def observe(
     from agents.methods import mf
 
     recorder = Recorder(backbone)
-    pair = mf(recorder)
+    pair = mf(cast(Backbone, recorder))
     processes = _begun(events, pair.policy, pair.mean_field, batch, steps)
     warm_up(processes)
     recorder.calls.clear()
