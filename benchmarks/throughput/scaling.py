@@ -153,9 +153,9 @@ def _markdown(result: dict[str, Any]) -> str:
     lines += [
         "",
         f"Several worlds of {_WORLDS_BATCH} agents a step on {_WORLDS_REPLICAS} replicas, in "
-        "decisions a second: a phase of all before the next (lockstep, as the engine does it); each "
-        "on its own, begun one after the other over a step; the same, and summaries before actions "
-        "that wait.",
+        "decisions a second: a phase of all before the next (lockstep, as the engine does it); "
+        "each on its own, begun one after the other over a step; the same, and summaries before "
+        "actions that wait.",
         "",
         "| in flight at most | worlds | lockstep | overlap | summaries first |",
         "|---|---|---|---|---|",
