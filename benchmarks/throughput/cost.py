@@ -49,10 +49,10 @@ HELP = "what a population will take: tokens, time, cost, from short measured run
 _SOCIETY = 9  # of no shipped model's training
 _ROWS = 256  # of a local batch
 # (worlds, agents a step) of the runs that a machine is fitted to, and of those that check it.
-_FITTED = ((1, 4), (1, 32), (4, 8), (8, 32), (16, 4), (24, 16))
-_CHECKED = ((2, 16), (6, 8), (12, 24), (32, 8))
-_FITTED_SERVED = ((1, 4), (2, 8), (4, 4))
-_CHECKED_SERVED = ((1, 12), (3, 6))
+_FITTED = ((1, 4), (1, 24), (4, 8), (8, 16), (12, 4))
+_CHECKED = ((2, 16), (6, 8), (3, 24), (10, 12))
+_FITTED_SERVED = ((1, 4), (2, 8), (4, 2))
+_CHECKED_SERVED = ((1, 10), (3, 4))
 _TICKS = 100.0  # of /proc/PID/stat in a second, on Linux
 
 Floats = NDArray[np.float64]
@@ -329,7 +329,7 @@ def run(args: argparse.Namespace) -> int:
     seconds *= tasks / worlds
     decisions = args.population * tasks
     result: dict[str, Any] = {
-        "backbone": backbone.describe(),
+        "backbone": _described(backbone, served),
         "machine": machine(),
         "unit": unit,
         "seconds_per_unit": dict(
@@ -365,6 +365,15 @@ def run(args: argparse.Namespace) -> int:
         (args.out / f"{stem}.md").write_text(text, encoding="utf-8")
     print(json.dumps(result) if args.json else text)
     return 0
+
+
+def _described(backbone: Any, served: bool) -> dict[str, str]:
+    """What identifies the model, without the folders and addresses of one's own servers."""
+    described: dict[str, str] = backbone.describe()
+    if not served:
+        return described
+    name = f"{Path(backbone.model).name} behind a server"
+    return {"name": name, **{k: described[k] for k in ("prompts", "left_out") if k in described}}
 
 
 def _written(workload: Workload) -> float:
