@@ -21,6 +21,10 @@ _JOBS = Jobs(
             "benchmarks.environment_speed",
             "steps a second of the environments beside CartPole's",
         ),
+        "faults": (
+            "benchmarks.faults.command",
+            "what holds when disks fill, servers die, clocks jump: a row for each fault",
+        ),
         "fidelity": (
             "benchmarks.fidelity.command",
             "how close simulated populations come to real ones",
