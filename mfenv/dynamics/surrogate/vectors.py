@@ -143,9 +143,7 @@ def _of_llvm(name: str, operands: int) -> Any:
     def function(typing: Any, *operand: Any) -> Any:
         def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             kind = ir.FunctionType(_DOUBLES, [_DOUBLES] * operands)
-            found = cgutils.get_or_insert_function(
-                builder.module, kind, f"llvm.{name}.v{LANES}f64"
-            )
+            found = cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.v{LANES}f64")
             return builder.call(found, args)
 
         return _doubles(*[_doubles] * operands), code
