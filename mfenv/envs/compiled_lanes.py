@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import get_num_threads, njit, prange
+from numba import njit
 from numpy.typing import NDArray
 
 from mfenv.envs.lanes import Lanes, Settled, Terms
@@ -28,7 +28,6 @@ _BUDGET, _ACTIVITY, _CREDIBILITY = (
 )  # fmt: skip
 _DOMAINS = _TIME - _DOMAIN
 _SIZE, _KINDS = OBSERVATION_SLICES["credibility"].stop, len(KINDS)
-_PARALLEL = 1024  # lanes from which threads pay
 
 
 @njit(cache=True, inline="always")
@@ -38,9 +37,7 @@ def _bounded(x: float) -> Any:
 
 
 @njit(cache=True)
-def _range(
-    start: int,
-    stop: int,
+def _all(
     kind: int,
     budget: float,
     cost_weight: float,
@@ -61,7 +58,7 @@ def _range(
     harm: Any,
     truncated: Any,
 ) -> None:
-    for i in range(start, stop):
+    for i in range(len(active)):
         row = observation[i]
         if active[i]:
             if kind == _MISBELIEF:
@@ -94,12 +91,6 @@ def _range(
         row[_CREDIBILITY] = _bounded(credibility[i])
 
 
-@njit(cache=True, parallel=True)
-def _threads(chunks: int, k: int, *args: Any) -> None:
-    for c in prange(chunks):
-        _range(c * k // chunks, (c + 1) * k // chunks, *args)
-
-
 def settle(
     lanes: Lanes,
     terms: Terms,
@@ -123,7 +114,7 @@ def settle(
     result = Settled(
         np.empty((k, _SIZE), dtype=np.float32), np.empty(k), harm, np.empty(k, dtype=np.bool_)
     )
-    arguments = (
+    _all(
         kind,
         terms.budget,
         terms.cost_weight,
@@ -141,8 +132,4 @@ def settle(
         lanes.steps,
         *result,
     )
-    if k >= _PARALLEL:
-        _threads(2 * get_num_threads(), k, *arguments)
-    else:
-        _range(0, k, *arguments)
     return result

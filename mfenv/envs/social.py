@@ -355,7 +355,6 @@ class SocialEnv(gymnasium.Env[Any, Any]):
 
         ``lost`` is subtracted from the reward.
         """
-        self._started()
         self._records.append(record)
         self._latest = record
         self._before, self._now = self._now, record.distribution
@@ -500,14 +499,13 @@ class SocialEnv(gymnasium.Env[Any, Any]):
         return self._spent + intervention.cost <= self.budget + EPSILON
 
     def _observe(self) -> Observation:
-        dynamics = self._started()
         left = (self.budget - self._spent) / self.budget if self.budget else 0.0
         seen = self._seen
         seen.distribution[:] = self._now
         np.subtract(self._now, self._before, out=seen.change)
         seen.whole[_TIME] = self._elapsed / self._steps
         seen.whole[_BUDGET] = max(0.0, left)
-        seen.activity[:] = self._records[-1].activity if self._records else dynamics.activity
+        seen.activity[:] = (self._records[-1] if self._records else self._started()).activity
         values = seen.whole.astype(np.float32)
         if self._format == "box":
             return values
@@ -515,12 +513,12 @@ class SocialEnv(gymnasium.Env[Any, Any]):
             return dict(as_parts(values))
         space = self.observation_space
         assert isinstance(space, Dict)
+        dynamics = self._started()
         texts = {"topic": dynamics.event.topic, "mean_field": dynamics.mean_field}
         return {**{k: space[k].clip(texts[k]) for k in TEXT_LENGTHS}, "vector": values}  # type: ignore[attr-defined]
 
     def _info(self, done: Intervention, *, wanted: Intervention) -> dict[str, Any]:
-        dynamics = self._started()
-        latest, latest_shares = self._latest, self._now
+        latest_shares = self._now
         if self._harm:
             harm = self._harm[-1]
         else:
@@ -539,9 +537,10 @@ class SocialEnv(gymnasium.Env[Any, Any]):
         if self.tier == "surrogate":
             unknown = self.surrogate.not_identified
             if unknown:
-                runs = zip(KINDS, dynamics.activity > 0, strict=True)
+                runs = zip(KINDS, self._started().activity > 0, strict=True)
                 numbers["not_identified"] = any(on and kind in unknown for kind, on in runs)
             return numbers
+        dynamics, latest = self._started(), self._latest
         return numbers | {
             "metrics": dict(metrics),
             "domain": DOMAIN_NAMES[self._domain],

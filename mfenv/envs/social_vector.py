@@ -6,6 +6,7 @@ society and surrogate tiers they are one array program.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -209,10 +210,15 @@ class SocialVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], Any]):
         """Start episodes of some worlds, drawn exactly as the single environment draws them."""
         if not len(index):
             return
-        begun = self._population.begin(index, event_ids)
-        self._begun = True
-        lanes = self._lanes
         self._ids = self._ids.copy()  # infos hold the one before
+        size = self._population.portion if self._begun else len(index)
+        for first in range(0, len(index), size):
+            part = slice(first, first + size)
+            self._begin_together(index[part], event_ids[part])
+        self._begun = True
+
+    def _begin_together(self, index: NDArray[np.intp], event_ids: Sequence[str | None]) -> None:
+        begun, lanes = self._population.begin(index, event_ids), self._lanes
         self._ids[index], lanes.truth[index] = begun.event_id, begun.truth
         lanes.credibility[index], lanes.domain[index] = begun.credibility, begun.domain
         lanes.previous[index], lanes.latest[index] = begun.previous, begun.latest
@@ -282,6 +288,11 @@ class _Population(Protocol):
         """What does the lanes' half of a step."""
         ...
 
+    @property
+    def portion(self) -> int:
+        """How many worlds begin an episode at once, after all have begun their first."""
+        ...
+
     def step(
         self, actions: NDArray[np.int64], active: NDArray[np.bool_]
     ) -> tuple[Floats, NDArray[np.int64]]:
@@ -297,6 +308,7 @@ class _Listed:
 
     not_identified = np.zeros(len(KINDS), dtype=bool)
     settle = staticmethod(settle)
+    portion = sys.maxsize  # one backbone call for all
 
     def __init__(self, one: SocialEnv, k: int) -> None:
         self._one = one
@@ -440,6 +452,8 @@ class _Language(_Listed):
 
 class _Surrogate:
     """The surrogate tier: one array program, episodes drawn by counter."""
+
+    portion = 512  # arrays that fit into the cache
 
     def __init__(self, one: SocialEnv, k: int) -> None:
         from mfenv.dynamics.surrogate.stepping import is_compiled, stepper

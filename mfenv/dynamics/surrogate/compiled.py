@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import get_num_threads, njit, prange
+from numba import config, njit
 from numpy.typing import NDArray
 
 from mfenv.distributions import UNIFORM
@@ -35,6 +35,7 @@ from mfenv.dynamics.surrogate.sampling import (
     SMALL_VARIANCE,
     quantile_table,
 )
+from mfenv.dynamics.surrogate.threads import Threads
 from mfenv.dynamics.surrogate.vectors import (
     LANES,
     at_least,
@@ -91,9 +92,8 @@ _CORE_LABELS = np.unique(_CELL_LABELS)
 _QUANTILES = np.array(quantile_table()).ravel()
 _HALF = 0.5 - 2.0**-54
 _ARTANH = np.array([1.0 / (2 * k + 1) for k in range(17, -1, -1)])
-_REALS = ("latest", "perceived", "activity", "offset", "mixture")  # of a single world's buffers
-_WHOLE = ("seed", "member", "step")
-_PARALLEL = 512  # worlds from which threads pay
+_PARALLEL = 1024  # worlds from which threads pay
+_PARTS = 8  # that threads take one after the other
 _TABLED = 65
 _INVERSE = np.concatenate([np.ones(1), 1.0 / np.arange(1, _TABLED)])
 _GAMMA = np.uint64(0x9E3779B97F4A7C15).astype(np.int64)
@@ -495,16 +495,10 @@ def _range(
                     perceived[i, x] = reached[x * LANES + j]
 
 
-@njit(cache=True, parallel=True)
-def _threads(chunks: int, table: Any, *args: Any) -> None:
+@njit(cache=True, nogil=True)
+def _part(part: int, parts: int, table: Any, *args: Any) -> None:
     rows = len(table)
-    for c in prange(chunks):
-        _range(c * rows // chunks, (c + 1) * rows // chunks, table, *args)
-
-
-@njit(cache=True)
-def _alone(table: Any, *args: Any) -> None:
-    _range(0, len(table), table, *args)
+    _range(part * rows // parts, (part + 1) * rows // parts, table, *args)
 
 
 @njit(cache=True)
@@ -520,8 +514,8 @@ def _single(
     before: float,
 ) -> int:
     """Step the world in the buffers; the number of its own people."""
-    whole[3] = action
     first = 2 * N_LABELS + _KINDS
+    actions, own = np.array([action]), np.zeros(1, dtype=np.int64)
     _range(
         0,
         1,
@@ -534,16 +528,16 @@ def _single(
         reals[N_LABELS : 2 * N_LABELS].reshape(1, N_LABELS),
         reals[:N_LABELS].reshape(1, N_LABELS),
         reals[2 * N_LABELS : first].reshape(1, _KINDS),
-        whole[3:4],
+        actions,
         weights,
         factors,
         association,
         identified,
         batch,
         before,
-        whole[4:5],
+        own,
     )
-    return int(whole[4])
+    return int(own[0])
 
 
 def _weights(model: SurrogateModel) -> NDArray[np.float64]:
@@ -587,6 +581,7 @@ class CompiledStep:
 
     def __init__(self, model: SurrogateModel) -> None:
         self._fits = 1 + len(model.members)
+        self._threads = Threads(config.NUMBA_NUM_THREADS)
         self._parameters = (
             _weights(model),
             _factors(model),
@@ -608,34 +603,24 @@ class CompiledStep:
         arguments = self._arguments(worlds, actions, own, batch, warmup)
         table = _packed(worlds.member, active, self._fits)
         if len(worlds) >= _PARALLEL:
-            _threads(4 * get_num_threads(), table, *arguments)
+            self._threads.each(_PARTS, lambda part: _part(part, _PARTS, table, *arguments))
         else:
-            _alone(table, *arguments)
+            _part(0, 1, table, *arguments)
         return own
 
-    def one_world(
-        self, worlds: Worlds, *, batch: int, warmup: int
-    ) -> tuple[Worlds, Callable[[int], int]]:
-        """A single world in two buffers, and a function that steps it under a flat action.
+    def single(
+        self, reals: NDArray[np.float64], whole: NDArray[np.int64], *, batch: int, warmup: int
+    ) -> Callable[[int], int]:
+        """See :func:`mfenv.dynamics.surrogate.stepping.one_world`.
 
         Two arrays are taken over from Python in a fraction of the time that a dozen are.
         """
-        sizes = [getattr(worlds, name).shape[1] for name in _REALS]
-        reals, whole = np.empty(sum(sizes)), np.empty(len(_WHOLE) + 2, dtype=np.int64)
-        views: dict[str, Any] = {}
-        parts = np.split(reals, np.cumsum(sizes)[:-1])
-        for name, view in zip(_REALS, parts, strict=True):
-            views[name] = view[None]
-        for k, name in enumerate(_WHOLE):
-            views[name] = whole[k : k + 1]
-        for name, view in views.items():
-            view[...] = getattr(worlds, name)
         arguments = (reals, whole, *self._parameters, float(batch), warmup / min(batch, 16))
 
         def step(action: int) -> int:
             return int(_single(action, *arguments))
 
-        return Worlds(**views), step
+        return step
 
     def _arguments(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Self
@@ -19,7 +19,7 @@ from mfenv.dynamics.reach import INITIAL, perceive, perception_rate
 from mfenv.dynamics.records import StepRecord
 from mfenv.dynamics.surrogate.kernel import Worlds, begin
 from mfenv.dynamics.surrogate.model import SurrogateModel
-from mfenv.dynamics.surrogate.stepping import one_world, stepper
+from mfenv.dynamics.surrogate.stepping import OneWorld, one_world, stepper
 from mfenv.errors import MfenvError
 from mfenv.events.event import DOMAINS, Event
 from mfenv.interventions import KINDS, NONE, Intervention, encode_action
@@ -216,7 +216,7 @@ class SurrogateDynamics:
             )
         self.model, self.batch, self.warmup, self.member = model, batch, warmup, member
         self.seed = 0
-        self._play: Callable[[int], int] | None = None  # of the worlds
+        self._one: OneWorld | None = None
         self._event: Event | None = None
         self._start: Start | None = None
         self._worlds: Worlds | None = None
@@ -225,7 +225,7 @@ class SurrogateDynamics:
         """Start an event; returns the steps of its recorded warm-up."""
         start = start_of(event, self.model, warmup=self.warmup, batch=self.batch)
         seeds = np.array([seed], dtype=np.int64)
-        self._play = None
+        self._one = None
         self._worlds = begin(
             self.model,
             seed=seeds,
@@ -290,14 +290,14 @@ class SurrogateDynamics:
     def step(self, intervention: Intervention = NONE) -> StepRecord:
         """Let the next batch act under an intervention."""
         _, start, worlds = self._started()
-        if self._play is None:
-            worlds, self._play = one_world(
-                stepper(self.model), worlds, batch=self.batch, warmup=self.warmup
-            )
-            self._worlds = worlds
-        own = self._play(encode_action(intervention))
-        number = len(start.records) - 1 + worlds.step.item()
-        state = np.concatenate((worlds.latest[0], worlds.perceived[0], worlds.activity[0]))
+        one = self._one
+        if one is None:
+            play = stepper(self.model)
+            one = self._one = one_world(play, worlds, batch=self.batch, warmup=self.warmup)
+            self._worlds = worlds = one.worlds
+        number = len(start.records) + worlds.step.item()
+        own = one.step(encode_action(intervention))
+        state = one.state.copy()
         state.setflags(write=False)
         return _Counted(number, intervention, own, state)
 
@@ -323,7 +323,7 @@ class SurrogateDynamics:
                 f"the snapshot is of event {snapshot['event_id']!r}, not of {event.event_id!r}"
             )
         self.seed = int(snapshot["seed"])
-        self._play = None
+        self._one = None
         self._worlds = replace(
             worlds,
             seed=np.array([self.seed], dtype=np.int64),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib.util import find_spec
 from typing import Protocol
@@ -14,7 +15,7 @@ from mfenv.dynamics.surrogate import kernel
 from mfenv.dynamics.surrogate.kernel import Worlds
 from mfenv.dynamics.surrogate.model import SurrogateModel
 
-__all__ = ["Stepper", "is_compiled", "one_world", "stepper"]
+__all__ = ["OneWorld", "Stepper", "is_compiled", "one_world", "stepper"]
 
 
 class Stepper(Protocol):
@@ -33,21 +34,41 @@ class Stepper(Protocol):
         ...
 
 
-def one_world(
-    play: Stepper, worlds: Worlds, *, batch: int, warmup: int
-) -> tuple[Worlds, Callable[[int], int]]:
-    """A single world, and a function that steps it under a flat action, in place."""
-    single = getattr(play, "one_world", None)
+_REALS = ("latest", "perceived", "activity", "offset", "mixture")
+_WHOLE = ("seed", "member", "step")
+
+
+@dataclass(frozen=True, slots=True)
+class OneWorld:
+    """A single world in two buffers."""
+
+    worlds: Worlds  # views of them
+    state: NDArray[np.float64]  # (52,) a view of its latest and perceived shares and its activity
+    step: Callable[[int], int]  # under a flat action, in place; how many people are its own
+
+
+def one_world(play: Stepper, worlds: Worlds, *, batch: int, warmup: int) -> OneWorld:
+    """The only one of ``worlds``, for many steps under the same settings."""
+    values = [getattr(worlds, name)[0] for name in _REALS]
+    reals = np.concatenate(values)
+    whole = np.array([getattr(worlds, name)[0] for name in _WHOLE])
+    views, first = {}, 0
+    for name, value in zip(_REALS, values, strict=True):
+        views[name] = reals[None, first : first + len(value)]
+        first += len(value)
+    for k, name in enumerate(_WHOLE):
+        views[name] = whole[k : k + 1]
+    packed = Worlds(**views)
+    state = reals[: sum(map(len, values[:3]))]
+    single = getattr(play, "single", None)
     if single is not None:
-        found: tuple[Worlds, Callable[[int], int]] = single(worlds, batch=batch, warmup=warmup)
-        return found
-    actions, active = np.zeros(1, dtype=np.int64), np.ones(1, dtype=bool)
+        return OneWorld(packed, state, single(reals, whole, batch=batch, warmup=warmup))
+    active = np.ones(1, dtype=bool)
 
     def step(action: int) -> int:
-        actions[0] = action
-        return int(play(worlds, actions, active, batch=batch, warmup=warmup)[0])
+        return int(play(packed, np.array([action]), active, batch=batch, warmup=warmup)[0])
 
-    return worlds, step
+    return OneWorld(packed, state, step)
 
 
 def is_compiled() -> bool:
