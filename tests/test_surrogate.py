@@ -531,7 +531,7 @@ def test_the_fit_recovers_a_planted_softmax():
             domain, topic, warmup, perceived, latest, time, activity, p,
         )  # fmt: skip
 
-    data, _ = steps(900)
+    data, _ = steps(1500)
     fit = fit_surrogate(data, shrinkages=(0.01, 300.0), members=1)
     assert fit.shrinkage == 0.01
     _, (domain, topic, warmup, perceived, latest, time, activity, p) = steps(200)
