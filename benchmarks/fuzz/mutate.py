@@ -125,7 +125,8 @@ def _other(random: Random, value: Any, donors: Sequence[Any]) -> Any:
         if isinstance(value, str):
             return changed_text(random, value)
         if isinstance(value, int | float):
-            return value + random.choice((-1, 1, 0.5, -0.5, 2, 100, -100))
+            step = random.choice((-1, 1, 0.5, -0.5, 2, 100, -100))
+            return value + step if abs(value) < 2**64 else -value
     if kind < 0.55:
         return random.choice(_NUMBERS)
     if kind < 0.75:
