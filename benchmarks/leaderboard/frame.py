@@ -56,6 +56,7 @@ _PAGES = (
     ("planners.html", "Planners"),
     ("method.html", "How it is scored"),
 )
+_NAMED = 8  # methods that a sentence names
 _FILES = ("leaderboard.json", "leaderboard.csv", "planners.csv")
 
 
@@ -260,13 +261,18 @@ def standing(unranked: Sequence[str], found: Verification | None) -> str:
         bad = [m for m, ok in found.methods.items() if not ok]
         verified = ""
         if good:
-            verified += (
-                f"<strong>Verified</strong>: a random part of {escape(', '.join(good))} was "
-            )
+            verified += f"<strong>Verified</strong>: a random part of {escape(_some(good))} was "
             verified += "rerun and came out the same. "
         if bad:
             verified += f"<strong>Not reproduced</strong>: {escape(', '.join(bad))}."
     return f'<section class="first"><p>{text}</p><p>{verified}</p></section>'
+
+
+def _some(names: Sequence[str]) -> str:
+    """Names in one line; the tables have all of them."""
+    if len(names) <= _NAMED:
+        return ", ".join(names)
+    return f"{', '.join(names[:_NAMED])} and {len(names) - _NAMED} more"
 
 
 def facts_list(groups: Mapping[str, Mapping[str, str]]) -> str:
