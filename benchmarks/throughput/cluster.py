@@ -154,7 +154,8 @@ class Replica:
 
     def unread(self, job: Job) -> int:
         """Prompt tokens that must be read; what is read is kept, within the cache's size."""
-        tokens, path, unknown = job.own, (), False
+        tokens, unknown = job.own, False
+        path: tuple[Hashable, ...] = ()
         for name, length in job.prefixes:
             path = (*path, name)
             if not unknown and path in self.known:
