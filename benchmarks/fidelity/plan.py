@@ -17,9 +17,9 @@ from rich.table import Table
 from benchmarks.executors.schedule import duration
 from benchmarks.fidelity.command import declare_grid, prepare
 from benchmarks.fidelity.measure import Plan, blocks, process_of, score_block
+from benchmarks.throughput.prices import Prices, add_prices
 from mfenv.cli import integer
 from mfenv.dynamics.process import advance, warm_up
-from mfenv.errors import MfenvError
 
 __all__ = ["HELP", "Estimate", "add_arguments", "estimate", "run"]
 
@@ -52,13 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RUNS",
         help="so many runs are played for two steps to see how long they take (%(default)s)",
     )
-    for kind in ("prompt", "completion"):
-        add(
-            f"--{kind}-price",
-            type=float,
-            metavar="PRICE",
-            help=f"of a million {kind} tokens of a served model, in your currency",
-        )
+    add_prices(parser)
     add("--json", action="store_true", help="print JSON only")
 
 
@@ -94,9 +88,7 @@ def estimate(plan: Plan, probe: int, likelihood: bool) -> Estimate:
 
 def run(args: argparse.Namespace) -> int:
     """Probe every condition and print what it will take."""
-    prices = [args.prompt_price, args.completion_price]
-    if any(p is not None and p < 0 for p in prices):
-        raise MfenvError("a price below 0 is not allowed; allowed: 0 or more")
+    prices = Prices.of(args)
     prepared = prepare(args)
     found = {
         plan.condition.name: estimate(plan, args.probe, prepared.likelihood)
@@ -104,9 +96,7 @@ def run(args: argparse.Namespace) -> int:
     }
     keys = list(Estimate.__dataclass_fields__)
     total = Estimate(*(sum(getattr(e, key) for e in found.values()) for key in keys))
-    cost = None
-    if None not in prices:
-        cost = (total.prompt_tokens * prices[0] + total.completion_tokens * prices[1]) / 1e6
+    cost = prices.cost(total.prompt_tokens, total.completion_tokens)
     if args.json:
         rows = {
             name: {k: getattr(e, k) for k in keys} for name, e in {**found, "total": total}.items()

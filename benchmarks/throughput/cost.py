@@ -18,13 +18,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.backbones.base import Backbone
 from benchmarks.fidelity.machine import machine
+from benchmarks.throughput.prices import Prices, add_prices
 from benchmarks.throughput.workload import (
     Phase,
     Recorder,
@@ -186,8 +186,8 @@ def measure_run(
     """Play ``steps`` rollout steps of all events together, behind one that warms up."""
     from agents.methods import mf
 
-    recorder = Recorder(backbone)
-    pair = mf(cast(Backbone, recorder))
+    recorder: Any = Recorder(backbone)
+    pair = mf(recorder)
     settings = ProcessSettings(batch * (steps + 2), batch, batch)
     judge = build_annotator(AUTO, events[0])
     processes = [MeanFieldProcess(pair.policy, pair.mean_field, judge, settings) for _ in events]
@@ -256,9 +256,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rounds", type=integer(1), default=2, metavar="R", help="of all runs (%(default)s)")
     add("--check", action="store_true", help="play settings that were not fitted, and compare")
     add("--server-pid", type=integer(1), metavar="PID", help="count CPU time of this server")
-    for kind in ("prompt", "completion"):
-        add(f"--{kind}-price", type=float, metavar="PRICE", help=f"of a million {kind} tokens")
-    add("--hourly-price", type=float, metavar="PRICE", help="of the machine")
+    add_prices(parser)
     add("--out", type=Path, metavar="DIR", help="also write cost-BACKBONE.json and .md there")
     add("--json", action="store_true", help="print JSON only")
 
@@ -266,9 +264,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure, fit, predict; check if asked to."""
     check_names(backbone=args.backbone, method="mf", annotator=AUTO)
-    prices = (args.prompt_price, args.completion_price, args.hourly_price)
-    if any(p is not None and p < 0 for p in prices):
-        raise MfenvError("a price below 0 is not allowed; allowed: 0 or more")
+    prices = Prices.of(args)
     backbone = build_backbone(args.backbone)
     served = not hasattr(backbone, "usage")
     if served:
@@ -342,7 +338,7 @@ def run(args: argparse.Namespace) -> int:
         "worlds": worlds,
         "decisions": decisions,
         "prompt_tokens_a_decision": workload.prompt_tokens,
-        "written_tokens_a_decision": workload.written_tokens,
+        "written_tokens_a_decision": _written(workload),
         "prefix_hit_rate": {
             "act": workload.act.hit_rate,
             "summary": workload.summary.hit_rate,
@@ -354,8 +350,7 @@ def run(args: argparse.Namespace) -> int:
         "seconds": seconds,
         "checks": checks,
     }
-    result["written_tokens_a_decision"] = _written(workload)
-    result["cost"] = _cost(result, prices)
+    result["cost"] = prices.cost(result["prompt_tokens"], result["written_tokens"])
     text = _markdown(result, args)
     if args.out is not None:
         args.out.mkdir(parents=True, exist_ok=True)
@@ -383,14 +378,6 @@ def _written(workload: Workload) -> float:
 
 def _summaries_share(workload: Workload) -> float:
     return float(workload.summary.written.mean() / workload.batch) / _written(workload)
-
-
-def _cost(result: dict[str, Any], prices: Sequence[float | None]) -> float | None:
-    prompt, completion, hour = prices
-    if prompt is None and completion is None and hour is None:
-        return None
-    tokens = result["prompt_tokens"] * (prompt or 0) + result["written_tokens"] * (completion or 0)
-    return float(tokens / 1e6 + result["seconds"] / 3600 * (hour or 0))
 
 
 def _events(data: Path | None, count: int, posts: int) -> list[Event]:

@@ -1,9 +1,9 @@
 """What playing populations asks of a language model: prompts and answers of each phase, in tokens.
 
-Two sources give the same :class:`Workload`: :func:`observe` plays with a model and keeps what was
-asked and written; :func:`playback` needs no model: real reactions (or the synthetic society's) are
-put in the place of written ones and counted mean fields in the place of summaries, so that the
-prompts are the project's own. The tokens are a tokenizer's, or estimated from characters.
+Two sources give the same :class:`Workload`: :func:`counted` takes the calls of a played model that
+a :class:`Recorder` has kept; :func:`playback` needs no model: real reactions (or the synthetic
+society's) are put in the place of written ones and counted mean fields in the place of summaries,
+so that the prompts are the project's own. Tokens are a tokenizer's, or estimated from characters.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.backbones.base import Backbone
 from agents.light_mean_field import CountedMeanField
 from agents.prompts import PromptFormat
 from mfenv.dynamics.assemble import AUTO, build_annotator
@@ -39,8 +38,8 @@ __all__ = [
     "Workload",
     "acting_prompts",
     "by_characters",
+    "counted",
     "expected_longest",
-    "observe",
     "playback",
     "prefix_hits",
 ]
@@ -189,26 +188,6 @@ def expected_longest(lengths: Ints, rows: int) -> float:
 
 
 # -- sources -----------------------------------------------------------------------------------
-
-
-def observe(
-    backbone: Any, events: Sequence[Event], *, batch: int, steps: int, encode: Encode | None = None
-) -> Workload:
-    """Play ``steps`` rollout steps of every event with a model (method ``mf``) and count.
-
-    A served model counts its own tokens; ``encode`` is for shared beginnings (a local model's
-    tokenizer where none is given). Raises what the model raises.
-    """
-    from agents.methods import mf
-
-    recorder = Recorder(backbone)
-    pair = mf(cast(Backbone, recorder))
-    processes = _begun(events, pair.policy, pair.mean_field, batch, steps)
-    warm_up(processes)
-    recorder.calls.clear()
-    for _ in range(steps):
-        advance(processes)
-    return counted(recorder.calls, batch, encode or getattr(backbone, "prompt_ids", None))
 
 
 def counted(calls: Sequence[Call], batch: int, encode: Encode | None) -> Workload:
