@@ -512,7 +512,7 @@ def test_episodes_come_from_the_chosen_events(tmp_path):
         ({"observation": "pixels"}, "box, dict, text"),
         ({"action": "text"}, "discrete, multidiscrete"),
         ({"split": "tset"}, "train, validation, test"),
-        ({"event_ids": ["synthetic-9-9"]}, "synthetic-0-0 to synthetic-0-69"),
+        ({"event_ids": ["synthetic-9-9"]}, "synthetic-0-0 to synthetic-0-559"),
         ({"event_ids": []}, "at least one id"),
         ({"events": "no/such/file"}, "does not exist"),
         ({"batch": 0}, "1 or more"),
@@ -556,7 +556,7 @@ def test_ansi_shows_the_episode():
     after = env.render()
     assert "fact_check/high" in after
     assert after != before
-    assert f"{100 * env.unwrapped._shares(0)[SLICES['belief'].start]:.0f}%" in after
+    assert f"{100 * env.unwrapped.dynamics.distribution[SLICES['belief'].start]:.0f}%" in after
 
 
 def test_rgb_array_changes_with_the_episode():

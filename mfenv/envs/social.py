@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -523,7 +523,9 @@ class SocialEnv(gymnasium.Env[Any, Any]):
             harm = self._harm[-1]
         else:
             harm = self.objective.harm(latest_shares, min(self.batch, self.warmup), self._truth)
-        metrics = _Metrics(latest_shares, self._truth, harm)
+        metrics = {"polarization": polarization(latest_shares), "harm": harm}
+        if self._truth is not None:
+            metrics["misbelief"] = misbelief(latest_shares, self._truth)
         numbers = {
             "event_id": self._event.event_id,
             "step": self._elapsed,
@@ -542,7 +544,6 @@ class SocialEnv(gymnasium.Env[Any, Any]):
             return numbers
         dynamics, latest = self._started(), self._latest
         return numbers | {
-            "metrics": dict(metrics),
             "domain": DOMAIN_NAMES[self._domain],
             "topic": self._event.topic,
             "texts": self._sample(),
@@ -597,33 +598,6 @@ class _Seen:
         self.distribution, self.change, self.activity = (
             self.whole[parts[name]] for name in ("distribution", "change", "activity")
         )
-
-
-class _Metrics(Mapping[str, float]):
-    """A step's metrics, worked out when they are read: most steps' never are."""
-
-    __slots__ = ("_harm", "_shares", "_truth")
-
-    def __init__(self, shares: NDArray[np.float64], truth: bool | None, harm: float) -> None:
-        self._shares, self._truth, self._harm = shares, truth, harm
-
-    def _all(self) -> dict[str, float]:
-        metrics = {"polarization": polarization(self._shares)}
-        if self._truth is not None:
-            metrics["misbelief"] = misbelief(self._shares, self._truth)
-        return metrics | {"harm": self._harm}
-
-    def __getitem__(self, name: str) -> float:
-        return self._all()[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._all())
-
-    def __len__(self) -> int:
-        return len(self._all())
-
-    def __repr__(self) -> str:
-        return repr(self._all())
 
 
 def recorded_shares(labels: Labels, batch: int) -> list[NDArray[np.float64]]:
