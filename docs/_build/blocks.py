@@ -17,7 +17,7 @@ from dataclasses import dataclass
 __all__ = ["Block", "blocks", "without_blocks"]
 
 _BLOCK = re.compile(
-    r"^(?:<!-- not run by the tests: (?P<skip>.+) -->\n|<!-- the tests add: (?P<add>.+) -->\n)?"
+    r"^(?:<!-- not run by the tests: (?P<skip>[^\n]+) -->\n|<!-- the tests add: (?P<add>[^\n]+) -->\n)?"
     r'```(?P<kind>\w+)(?: title="(?P<title>[^"]+)")?\n(?P<text>.*?)^```$',
     flags=re.M | re.S,
 )
