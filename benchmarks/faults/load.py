@@ -18,7 +18,7 @@ from mfenv.dynamics.journal import read_journal
 
 __all__ = ["ROW"]
 
-_WORLDS, _AGENTS, _WARMUP = 64, 112, 16
+_WORLDS, _AGENTS, _WARMUP = 64, 64, 16
 _IN_FLIGHT = 16  # requests, the default of a served model
 _DOWN = 5.0  # s that a killed server stays away
 

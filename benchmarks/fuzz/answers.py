@@ -16,7 +16,7 @@ from agents.annotators.language_model import LanguageModelAnnotator, schema
 from agents.backbones.base import Message, UnusableAnswersError
 from agents.backbones.json_answers import mismatch, read_object
 from benchmarks.fuzz.mutate import changed_bytes, changed_text, changed_value, dump, rounds
-from benchmarks.fuzz.target import Target, pick
+from benchmarks.fuzz.target import Target, pick, text_of
 from mfenv.intervention_text import MESSAGE_CHARACTERS, intervention_text, parse_intervention
 from mfenv.interventions import INTENSITIES, KINDS
 from mfenv.labels import DIMENSIONS, N_DIMENSIONS
@@ -123,7 +123,7 @@ def make_intervention(random: Random) -> bytes:
 
 def read_intervention(data: bytes, folder: Path) -> None:
     """The strict reader of a planner's answers."""
-    text = data.decode("utf-8", "surrogatepass")
+    text = text_of(data)
     found = parse_intervention(text)
     if found is not None:
         assert intervention_text(found) == text.strip(), "what was read is not what was written"

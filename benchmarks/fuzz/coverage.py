@@ -41,7 +41,7 @@ def _main(name: str, inputs: int, seed: int, report: Path) -> None:
 
     def one(data: bytes) -> None:
         nonlocal done
-        if done < inputs and data:
+        if done < inputs and len(data) > 1:
             done += 1
             finding = fault_of(target, data, Path(folder))
             if finding is not None:
@@ -52,7 +52,7 @@ def _main(name: str, inputs: int, seed: int, report: Path) -> None:
 
     def mutated(data: bytes, most: int, number: int) -> bytes:
         random = Random(number)
-        if not data or random.random() < 0.5:
+        if target.packed or not data or random.random() < 0.5:
             new = target.make(random)
         else:
             new = changed_bytes(random, data)

@@ -280,6 +280,15 @@ def read_intervention(data: bytes, folder: Path) -> None:
 
 
 TARGETS = (
-    Target("leaderboard", "entries of the leaderboard", make_fidelity, read_fidelity, 0.005),
-    Target("lanes", "entries of interventions", make_intervention, read_intervention, 0.02),
+    Target(
+        "leaderboard",
+        "entries of the leaderboard",
+        make_fidelity,
+        read_fidelity,
+        0.005,
+        packed=True,
+    ),
+    Target(
+        "lanes", "entries of interventions", make_intervention, read_intervention, 0.02, packed=True
+    ),
 )

@@ -355,6 +355,8 @@ def read_parquet(data: bytes, folder: Path) -> None:
 
 TARGETS = (
     Target("jsonl", "events as JSON Lines", make_jsonl, read_jsonl, 0.06),
-    Target("rumdect", "events in the rumdect layout", make_rumdect, read_rumdect, 0.03),
+    Target(
+        "rumdect", "events in the rumdect layout", make_rumdect, read_rumdect, 0.03, packed=True
+    ),
     Target("parquet", "events as Parquet", make_parquet, read_parquet, 0.005),
 )

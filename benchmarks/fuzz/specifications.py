@@ -15,7 +15,7 @@ import numpy as np
 
 from agents.planners.base import build_planner
 from benchmarks.fuzz.mutate import changed_text, rounds
-from benchmarks.fuzz.target import Target, pick
+from benchmarks.fuzz.target import Target, pick, text_of
 from benchmarks.simulate import _intervention as scheduled
 from benchmarks.simulate import chosen_methods
 from mfenv import plugins
@@ -78,7 +78,9 @@ def _prepare() -> None:
 def read(data: bytes, folder: Path) -> None:
     """Build what a specification stands for."""
     _prepare()
-    kind, _, text = data.decode("utf-8", "surrogatepass").partition(" ")
+    kind, _, text = text_of(data).partition(" ")
+    if kind not in _READERS:
+        return  # an engine may try bytes of its own first
     before = Path.cwd()
     os.chdir(folder)  # names may be read as paths; nothing of ours is near
     try:
@@ -151,10 +153,10 @@ TARGETS = (
         read,
         0.06,
         _DOCUMENTED,
-        float("inf"),
+        longest=float("inf"),
     ),
     Target(
         "backbones", "names of backbones", _made((("backbone", _BACKBONES),)), read, 0.0003,
-        _DOCUMENTED, float("inf"),
+        _DOCUMENTED, longest=float("inf"),
     ),
 )  # fmt: skip

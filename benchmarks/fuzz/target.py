@@ -15,7 +15,17 @@ from typing import Any
 
 from mfenv.errors import MfenvError
 
-__all__ = ["LONGEST", "Finding", "Target", "fault_of", "pack", "pick", "seeded", "unpack"]
+__all__ = [
+    "LONGEST",
+    "Finding",
+    "Target",
+    "fault_of",
+    "pack",
+    "pick",
+    "seeded",
+    "text_of",
+    "unpack",
+]
 
 LONGEST = 1000
 """Most characters of a message: what a stranger wrote is cut before it is quoted."""
@@ -45,6 +55,8 @@ class Target:
     share: float
     """Part of all inputs that it gets; cheap readers get more."""
     documented: tuple[type[BaseException], ...] = (MfenvError,)
+    packed: bool = False
+    """Whether an input is several files (:func:`pack`), which no engine may change as bytes."""
     longest: float = LONGEST
     """Most characters of an error's message. Not bounded where the person typed what is quoted."""
 
@@ -131,8 +143,21 @@ def pack(files: dict[str, bytes]) -> bytes:
 
 def unpack(data: bytes) -> dict[str, bytes]:
     """The files of an input."""
-    value: dict[str, Any] = json.loads(data)
+    try:
+        value: dict[str, Any] = json.loads(data)
+    except ValueError:  # an engine may try bytes of its own first
+        return {}
+    if not isinstance(value, dict):
+        return {}
     return {name: text.encode("latin-1") for name, text in value.items()}
+
+
+def text_of(data: bytes) -> str:
+    """An input as text; half a character stays one, other bytes become replacement characters."""
+    try:
+        return data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return data.decode("utf-8", "replace")
 
 
 def pick(random: Random, values: Sequence[Any]) -> Any:
