@@ -83,13 +83,36 @@ def alone(environment, data, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def cluster(environment):
-    """One Ray cluster for all tests, which takes seconds to start; its address."""
-    ray = pytest.importorskip("ray")
-    from benchmarks.executors.ray import on_ray
+def head(environment, tmp_path_factory):
+    """One Ray cluster for all tests, as anybody would start it; (its process, its address)."""
+    pytest.importorskip("ray")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("ray") / "log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block",
+             "--node-ip-address", "127.0.0.1", "--port", str(port), "--num-cpus", "2",
+             "--include-dashboard", "false", "--object-store-memory", str(2**27),
+             # What is only for large clusters takes longer to start than the rest.
+             "--no-monitor", "--include-log-monitor", "false", "--disable-usage-stats"],
+            env=environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    try:
+        until(lambda: b"will now block" in log.read_bytes(), process)
+        yield process, f"127.0.0.1:{port}"
+    finally:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            child.kill()
+        process.kill()
+        process.wait()
 
-    with on_ray(2, 1):
-        yield ray.get_runtime_context().gcs_address
+
+@pytest.fixture
+def cluster(head, monkeypatch):
+    """The cluster, to which commands connect by themselves."""
+    monkeypatch.setenv("RAY_ADDRESS", head[1])
 
 
 # -- the same bytes ----------------------------------------------------------------------------
