@@ -147,7 +147,8 @@ def test_starts_name_seeds_and_scenarios():
     env = WORLD.env("train")
     rows = starts(env, 100, seed=1)
     assert rows.column_names == ["prompt", "scenario", "seed", "step"]
-    assert set(rows["scenario"]) == set(env.scenarios.ids)
+    assert set(rows["scenario"]) <= set(env.scenarios.ids)
+    assert len(set(rows["scenario"])) > 80  # hardly any of 560 twice
     assert set(rows["step"]) == {0, 1, 2}
     assert len(set(rows["seed"])) == 100
     assert rows.to_list() == starts(env, 100, seed=1).to_list()

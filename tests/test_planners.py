@@ -123,7 +123,7 @@ def test_random_draws_from_what_is_allowed_by_seed_and_step():
         ("none:1", "takes no argument"),
         ("always:shout", "KIND/INTENSITY"),
         ("threshold:seed/low@1.5", "from 0 to 1"),
-        ("front-loaded:seed/low@0", "at least 1"),
+        ("front-loaded:seed/low@0", "whole number from"),
         ("by-credibility:none", "A|B"),
         ("schedule:missing.json", "does not exist"),
         ("oracle:future", "oracle:noise"),
