@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,7 +118,11 @@ def check_folder(folder: str, kind: Kind, backbone: Backbone) -> tuple[Path, str
         name, made_for = str(found["kind"]), dict(found["backbone"])
     except (OSError, ValueError, KeyError, TypeError):
         inside = path / kind.name
-        hint = f"did you mean {inside}?" if (inside / _FILE).exists() else f"make one: {kind.how()}"
+        hint = (
+            f"did you mean {inside}?"
+            if os.path.exists(inside / _FILE)
+            else f"make one: {kind.how()}"
+        )
         raise MfenvError(
             f"{kind.method}:{folder}: no folder that mfenv train {kind.method} has finished (no "
             f"valid {_FILE}); {hint}"

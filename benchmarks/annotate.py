@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -91,7 +92,8 @@ def _annotator(name: str) -> Annotator:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    names = [n for n in args.compare.split(",") if n]
+    # A comma before a URL belongs to the list of a served model's replicas.
+    names = [n for n in re.split(r",(?!https?://)", args.compare) if n]
     if args.events is not None and len(names) < 2:
         raise MfenvError("--compare needs two annotators where EVENTS have no annotation: A,B")
     reactions = _drawn(

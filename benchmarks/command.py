@@ -15,13 +15,23 @@ _JOBS = Jobs(
             "benchmarks.forecast_calibration",
             "how honest forecasts are: coverage, scores, turning points",
         ),
+        "cluster": ("benchmarks.throughput.scaling", "a simulated cluster of model servers"),
+        "cost": ("benchmarks.throughput.cost", "what a population will take: tokens, time, cost"),
         "environments": (
             "benchmarks.environment_speed",
             "steps a second of the environments beside CartPole's",
         ),
+        "faults": (
+            "benchmarks.faults.command",
+            "what holds when disks fill, servers die, clocks jump: a row for each fault",
+        ),
         "fidelity": (
             "benchmarks.fidelity.command",
             "how close simulated populations come to real ones",
+        ),
+        "fuzz": (
+            "benchmarks.fuzz.command",
+            "odd inputs to every reader: nothing but documented errors may come out",
         ),
         "intervention": (
             "benchmarks.intervention.command",
@@ -32,7 +42,7 @@ _JOBS = Jobs(
         "plan": ("benchmarks.fidelity.plan", "what a fidelity grid will take, before it runs"),
         "response": ("benchmarks.response", "reactions to interventions beside the society's"),
         "summaries": ("benchmarks.summaries", "how well a model rewrites the mean field"),
-        "throughput": ("benchmarks.throughput", "decisions a second beside a plain loop"),
+        "throughput": ("benchmarks.throughput.speed", "decisions a second beside a plain loop"),
     },
 )
 add_arguments = _JOBS.add_arguments

@@ -32,7 +32,7 @@ HELP = "steps a second of the environments beside CartPole's"
 _SYNC, _NATIVE = 64, 4096  # environments side by side
 _SEED = 0
 _DRAWN = 16  # batches of actions that take turns
-_WARMUP = 120  # steps
+_WARMUP = 800  # steps
 _KINDS = ("by the clock", "by CPU time")
 
 

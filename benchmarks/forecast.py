@@ -55,7 +55,7 @@ from benchmarks.simulate import (
     write_file,
 )
 from mfenv.cli import integer
-from mfenv.dynamics.assemble import build_annotator, calibration_of, method_names
+from mfenv.dynamics.assemble import backbone_identity, build_annotator, calibration_of, method_names
 from mfenv.dynamics.journal import RunLock
 from mfenv.dynamics.process import ProcessSettings, real_rollout
 from mfenv.errors import MfenvError
@@ -280,7 +280,7 @@ def _settings(plan: _Plan) -> dict[str, Any]:
     simulation = plan.simulation
     return {
         "event": plan.recorded.event_id,
-        "backbone": simulation.backbone,
+        "backbone": backbone_identity(simulation.backbone),
         "methods": list(simulation.methods),
         "annotator": simulation.annotator,
         "batch": simulation.process.batch,
@@ -416,7 +416,7 @@ def _page(plan: _Plan, outcome: Outcome, command: str) -> Page:
                 "posts": f"{len(event.posts):,}",
             },
             "Models": {
-                "backbone": simulation.backbone,
+                "backbone": backbone_identity(simulation.backbone),
                 "revision": outcome.revision,
                 "methods": ", ".join(revised.get(m, m) for m in outcome.runs),
                 "annotator": outcome.annotator,
@@ -482,7 +482,7 @@ def _result(plan: _Plan, page: Page) -> dict[str, Any]:
     fan = page.courses[0].fan
     return {
         "event": plan.recorded.event_id,
-        "backbone": simulation.backbone,
+        "backbone": backbone_identity(simulation.backbone),
         "method": ",".join(method_names(simulation.methods)),
         "seeds": len(simulation.seeds),
         "warmup": page.warmup,
@@ -529,8 +529,8 @@ def _print(plan: _Plan, page: Page, out: Path) -> None:
     simulation = plan.simulation
     console.print(
         f"Event {one_line(plan.recorded.event_id)}: {page.horizon} reactions after the first "
-        f"{page.warmup}; backbone {simulation.backbone}, {len(simulation.seeds)} seeds, shares in "
-        f"windows of {page.window}",
+        f"{page.warmup}; backbone {backbone_identity(simulation.backbone)}, "
+        f"{len(simulation.seeds)} seeds, shares in windows of {page.window}",
         markup=False,
     )
     for c in page.courses[:-1]:

@@ -1,4 +1,7 @@
-"""``mfenv simulate``: a population's reactions to an event, beside what the real people did."""
+"""``mfenv simulate``: a population's reactions to an event, beside what the real people did.
+
+Several events are several tasks (:mod:`benchmarks.simulate_events`).
+"""
 
 from __future__ import annotations
 
@@ -24,12 +27,14 @@ from rich.table import Table
 import mfenv
 from agents.opinions import DEFAULT, build_opinions
 from benchmarks.compare import Comparison, Difference, compare, difference
+from benchmarks.executors import add_executor_arguments, where_of
 from benchmarks.metrics import Interval
 from benchmarks.report import Effect, Method, Report, Samples, render
 from mfenv import plugins
 from mfenv.cli import integer
 from mfenv.dynamics.assemble import (
     AUTO,
+    backbone_identity,
     build_annotator,
     build_backbone,
     calibration_of,
@@ -39,7 +44,7 @@ from mfenv.dynamics.assemble import (
     opinions_of_method,
 )
 from mfenv.dynamics.calibration import Calibration
-from mfenv.dynamics.journal import Journal, RunLock, canonical
+from mfenv.dynamics.journal import Journal, canonical, timings_path
 from mfenv.dynamics.journal import run as run_journals
 from mfenv.dynamics.models import Annotator, MeanFieldModel, PolicyModel
 from mfenv.dynamics.opinions import OpinionModel
@@ -55,6 +60,7 @@ from mfenv.labels import DIMENSIONS, NAMES
 __all__ = [
     "DEFAULT_EVENT",
     "HELP",
+    "LEAST",
     "SAMPLINGS",
     "Pair",
     "Simulation",
@@ -63,13 +69,18 @@ __all__ = [
     "build_methods",
     "chosen_event",
     "chosen_methods",
+    "command_of",
     "command_words",
+    "files_of",
     "folder_name",
     "one_line",
     "progress",
     "run",
     "sampling_parameters",
+    "settings_of",
     "simulate",
+    "simulate_and_report",
+    "simulation_of",
     "write_file",
 ]
 
@@ -86,6 +97,9 @@ SAMPLINGS = tuple(_SAMPLING_TEXT)
 DEFAULT_EVENT = "synthetic-9-0"
 """What is simulated where no event is named; of a society that no shipped model was trained on."""
 
+LEAST = 3
+"""People who have to be left after the warm-up: as many as there are windows."""
+
 _TELLING = (
     "belief/doubt",
     "rumor/counter",
@@ -98,17 +112,21 @@ _SAMPLE_STEPS, _SAMPLE_AGENTS = 5, 5
 _MEAN_FIELDS = 200  # that a report shows at most
 
 
-def add_event_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what is played: the event, the models, the annotator."""
+def add_event_arguments(parser: argparse.ArgumentParser, several: bool = False) -> None:
+    """Declare what is played: the event (or ``several``), the models, the annotator."""
     add = parser.add_argument
     add(
         "events",
         nargs="?",
         type=Path,
         metavar="EVENTS",
-        help=".parquet file, .jsonl file or rumdect folder (default: a synthetic event)",
+        help=".parquet, .jsonl, .csv or .tsv file or rumdect folder (default: a synthetic event)",
     )
-    add("--event", metavar="ID", help="which event (synthetic: synthetic-SEED-INDEX)")
+    which = "which event (synthetic: synthetic-SEED-INDEX)"
+    if several:
+        add("--event", action="append", metavar="ID", help=f"{which}; can be repeated")
+    else:
+        add("--event", metavar="ID", help=which)
     add("--backbone", default="embedded-en", metavar="NAME", help="language model (%(default)s)")
     add(
         "--method",
@@ -123,8 +141,9 @@ def add_event_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    add_event_arguments(parser)
+    add_event_arguments(parser, several=True)
     add = parser.add_argument
+    add("--all-events", action="store_true", help="every event of EVENTS that is long enough")
     add(
         "--agents",
         type=integer(1),
@@ -173,6 +192,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, metavar="DIR", help="folder (default: runs/EVENT-SETTINGS)")
     add("--skip-bad", action="store_true", help="put malformed records aside and go on")
     add("--json", action="store_true", help="print JSON only")
+    add_executor_arguments(parser)
 
 
 def _intervention(text: str) -> tuple[int, Intervention]:
@@ -230,13 +250,21 @@ class Outcome:
 
 def run(args: argparse.Namespace) -> int:
     """Simulate, compare, write the report."""
-    simulation = _simulation(args)
-    out: Path = args.out or Path("runs") / folder_name(simulation.event, _settings(simulation))
-    with RunLock(out), progress(args.json, "simulating") as advance:
-        outcome = simulate(simulation, out, advance)
-        result = _result(simulation, outcome)
-        write_file(out / "result.json", json.dumps(result, indent=2) + "\n")
-        write_file(out / "report.html", render(_report(simulation, outcome, _command(args))))
+    from benchmarks import simulate_events as several
+
+    where = where_of(args)
+    names: list[str] | None = args.event
+    if args.all_events or (names is not None and len(names) > 1):
+        return several.run(args, where)
+    args.event = None if names is None else names[0]
+    simulation = simulation_of(args, chosen_event(args, args.agents, args.people))
+    out: Path = args.out or Path("runs") / folder_name(simulation.event, settings_of(simulation))
+    words = command_of(args)
+    with where.alone(out), progress(args.json, "simulating") as advance:
+        if not where.direct:
+            several.play_elsewhere([several.Piece(simulation, words, ".")], out, where)
+        outcome = simulate_and_report(simulation, out, words, advance)
+    result = _result(simulation, outcome)
     if args.json:
         timed = {**result, "seconds": round(outcome.seconds, 3), "decisions": outcome.decisions}
         order = ("event", "backbone", "method", "seeds", "kl", "seconds", "decisions")
@@ -245,6 +273,20 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print(simulation, outcome, out)
     return 0
+
+
+def simulate_and_report(
+    simulation: Simulation,
+    out: Path,
+    command: str,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Outcome:
+    """Simulate with journals in a folder, then write ``result.json`` and ``report.html`` there."""
+    outcome = simulate(simulation, out, on_step)
+    page = render(_report(simulation, outcome, command))
+    write_file(out / "report.html", page)
+    write_file(out / "result.json", json.dumps(_result(simulation, outcome), indent=2) + "\n")
+    return outcome
 
 
 # -- what is asked for -----------------------------------------------------------------------
@@ -268,7 +310,8 @@ def chosen_methods(args: argparse.Namespace) -> tuple[str, ...]:
     return methods
 
 
-def _simulation(args: argparse.Namespace) -> Simulation:
+def simulation_of(args: argparse.Namespace, event: Event) -> Simulation:
+    """What the arguments ask of an event. Raises ``MfenvError`` where it cannot be done."""
     methods = chosen_methods(args)
     steps = [step for step, _ in args.intervention]
     if len(set(steps)) < len(steps):
@@ -276,13 +319,12 @@ def _simulation(args: argparse.Namespace) -> Simulation:
     process = ProcessSettings(args.agents, args.batch, args.warmup)
     if args.opinions is not None:
         build_opinions(args.opinions)
-    event = chosen_event(args, args.agents, args.people)
     people = min(len(event.posts) - 1, process.agents)
     horizon = math.ceil((people - process.warmup) / process.batch)
-    if people - process.warmup < 3:
+    if people - process.warmup < LEAST:
         raise MfenvError(
             f"event {event.event_id}: {people} people react and {process.warmup} of them are the "
-            f"warm-up; at least 3 must be left to simulate (see --agents, --warmup)"
+            f"warm-up; at least {LEAST} must be left to simulate (see --agents, --warmup)"
         )
     if steps and max(steps) > horizon:
         raise MfenvError(
@@ -339,12 +381,13 @@ def folder_name(event: Event, settings: Mapping[str, Any]) -> str:
     return f"{name}-{hashlib.sha256(key).hexdigest()[:10]}"
 
 
-def _settings(simulation: Simulation) -> dict[str, Any]:
+def settings_of(simulation: Simulation) -> dict[str, Any]:
+    """What names the folder of a simulation, beside its event's content."""
     opinions = {} if simulation.opinions is None else {"opinions": simulation.opinions}
     return {
         **opinions,
         "event": simulation.event.event_id,
-        "backbone": simulation.backbone,
+        "backbone": backbone_identity(simulation.backbone),
         "methods": list(simulation.methods),
         "annotator": simulation.annotator,
         "agents": simulation.process.agents,
@@ -370,7 +413,7 @@ def command_words(command: str, args: argparse.Namespace, names: Sequence[str]) 
     return words
 
 
-def _command(args: argparse.Namespace) -> str:
+def command_of(args: argparse.Namespace) -> str:
     """The command that repeats this, wherever it writes."""
     names = ("agents", "batch", "warmup", "seeds", "seed", "sampling", "opinions", "people")
     words = command_words("simulate", args, names)
@@ -429,7 +472,7 @@ def simulate(
         method, seed = keys[i]
         settings = {
             **process.identity(),
-            "backbone": simulation.backbone,
+            "backbone": backbone_identity(simulation.backbone),
             "revision": revision,
             "method": pairs[method].identity(method),
             "annotator": annotator.name,
@@ -438,8 +481,8 @@ def simulate(
             # Which runs share a batch decides the last bits of a float.
             "together": [f"{m}/{s}" for m, s in keys],
         }
-        name = f"{method}-{seed}{'-changed' if plan else ''}.jsonl"
-        return stack.enter_context(Journal(folder / "journals" / name, settings))
+        path = folder / _journal_name(method, seed, bool(plan))
+        return stack.enter_context(Journal(path, settings))
 
     with ExitStack() as stack:
         journals = [journal(stack, p, i, "") for i, p in enumerate(processes)]
@@ -479,6 +522,22 @@ def simulate(
             if not record.warmup
         ),
     )
+
+
+def _journal_name(method: str, seed: int, changed: bool) -> Path:
+    return Path("journals") / f"{method}-{seed}{'-changed' if changed else ''}.jsonl"
+
+
+def files_of(simulation: Simulation) -> list[str]:
+    """The files of a simulation, inside its folder."""
+    journals = [
+        _journal_name(method, seed, changed)
+        for method in method_names(simulation.methods)
+        for seed in simulation.seeds
+        for changed in ((False, True) if simulation.schedule else (False,))
+    ]
+    paths = [path for journal in journals for path in (journal, timings_path(journal))]
+    return [path.as_posix() for path in paths] + ["result.json", "report.html"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -601,7 +660,7 @@ def _result(simulation: Simulation, outcome: Outcome) -> dict[str, Any]:
     comparison = outcome.comparison
     result: dict[str, Any] = {
         "event": simulation.event.event_id,
-        "backbone": simulation.backbone,
+        "backbone": backbone_identity(simulation.backbone),
         "method": ",".join(method_names(simulation.methods)),
         "seeds": len(simulation.seeds),
         "kl": {
@@ -655,7 +714,7 @@ def _print(simulation: Simulation, outcome: Outcome, out: Path) -> None:
     console.print(
         f"Event {one_line(event.event_id)} ({one_line(event.source) or 'unknown source'}), "
         f"{people} people, the first {min(simulation.process.warmup, people)} as they really "
-        f"reacted; backbone {simulation.backbone} ({outcome.revision}), "
+        f"reacted; backbone {backbone_identity(simulation.backbone)} ({outcome.revision}), "
         f"{len(simulation.seeds)} seeds, {simulation.sampling} sampling",
         markup=False,
     )
@@ -725,7 +784,7 @@ def _report(simulation: Simulation, outcome: Outcome, command: str) -> Report:
             "posts": f"{len(event.posts):,}",
         },
         "Models": {
-            "backbone": simulation.backbone,
+            "backbone": backbone_identity(simulation.backbone),
             "revision": outcome.revision,
             "methods": ", ".join(
                 f"{m} ({outcome.learned[m]})" if m in outcome.learned else m for m in outcome.runs

@@ -20,6 +20,7 @@ __all__ = [
     "action_name",
     "decode_action",
     "encode_action",
+    "intervention_name",
     "level",
     "next_activity",
 ]
@@ -49,6 +50,7 @@ DECAY: NDArray[np.float64] = np.array([0.70, 0.90, 0.0, 0.60, 0.50, 0.50])
 """Factor by which a running intervention's activity falls each step. Seeding acts once."""
 
 _FLOOR = 0.1  # activity below this has ended
+_PRICES = [[float(cost * strength) for strength in STRENGTHS] for cost in COSTS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ class Intervention:
     @property
     def cost(self) -> float:
         """Budget units that this intervention draws."""
-        return 0.0 if self.kind is None else float(COSTS[self.kind] * self.strength)
+        return 0.0 if self.kind is None else _PRICES[self.kind][self.intensity]
 
 
 NONE = Intervention()
@@ -105,6 +107,13 @@ def action_name(action: int) -> str:
     """Name of a flat action, such as ``"none"`` or ``"fact_check/high"``."""
     decode_action(action)  # says what is allowed
     return _NAMES[int(action)]
+
+
+def intervention_name(intervention: Intervention) -> str:
+    """Name of an intervention, as its flat action's."""
+    if intervention.kind is None:
+        return _NAMES[0]
+    return _NAMES[1 + intervention.kind * len(INTENSITIES) + intervention.intensity]
 
 
 def next_activity(activity: NDArray[np.float64], intervention: Intervention) -> NDArray[np.float64]:

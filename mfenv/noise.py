@@ -9,7 +9,8 @@ OOPSLA 2014.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -43,12 +44,26 @@ def _mix(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return z ^ (z >> np.uint64(31))
 
 
+def _uniform(key: Iterable[Any]) -> float:
+    """One uniform; a hundredth of the time that it takes in arrays."""
+    mask, gamma, first, second = (1 << 64) - 1, int(_GAMMA), int(_MIX1), int(_MIX2)
+    state = 0
+    for part in key:
+        state = (state * gamma + part + gamma) & mask
+        state = ((state ^ (state >> 30)) * first) & mask
+        state = ((state ^ (state >> 27)) * second) & mask
+        state ^= state >> 31
+    return float(state >> 11) * 2.0**-53
+
+
 def uniform(*key: ArrayLike) -> NDArray[np.float64]:
     """Uniforms in [0, 1) with 53 random bits, one for each key.
 
     ``key`` are integer arrays (seed, agent, step, token, …) that broadcast against one another;
     the result has their common shape. Equal keys give equal draws on every machine.
     """
+    if all(type(part) is int for part in key):
+        return np.asarray(_uniform(key))
     state = np.zeros((), dtype=np.uint64)
     with np.errstate(over="ignore"):
         for part in key:

@@ -1,7 +1,8 @@
 """Finding things by name through entry points, so that any package can add some.
 
 Groups: ``mfenv.commands`` (CLI commands), ``mfenv.backbones``, ``mfenv.methods``,
-``mfenv.annotators`` and ``mfenv.planners``. ``mfenv`` never imports those packages by name.
+``mfenv.annotators``, ``mfenv.executors`` and ``mfenv.planners``. ``mfenv`` never imports those
+packages by name.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 from mfenv.errors import MfenvError, MissingExtraError, ShadowedPackageError
 
-__all__ = ["load", "load_entry", "missing_extra", "names"]
+__all__ = ["build", "load", "load_entry", "missing_extra", "names"]
 
 _OURS = ("agents", "training", "benchmarks")
 # Import names of optional dependencies, and the extra that brings each.
@@ -33,6 +34,7 @@ _EXTRAS = {
     "matplotlib": "reports",
     "openai": "serving",
     "ray": "ray",
+    "fsspec": "ray",
     "stable_baselines3": "training",
     "sb3_contrib": "training",
     "yaml": "training",
@@ -72,6 +74,23 @@ def load_entry(entry: EntryPoint) -> Any:
         if missing is None:
             raise
         raise missing from error
+
+
+def build(group: str, spec: str) -> Any:
+    """Make what a specification ``NAME`` or ``NAME:ARGUMENT`` stands for in an entry point group.
+
+    Raises ``MfenvError`` as :func:`load` does, and where the name takes no argument or needs one.
+    """
+    name, colon, argument = spec.partition(":")
+    factory = load(group, name)
+    try:
+        return factory(argument) if colon else factory()
+    except TypeError as error:
+        if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+            raise  # not the call itself
+        kind = group.rpartition(".")[2].removesuffix("s")
+        problem = "takes no argument" if colon else "needs an argument (NAME:ARGUMENT)"
+        raise MfenvError(f"{kind} {spec!r}: {name} {problem}") from None
 
 
 def missing_extra(error: ModuleNotFoundError, purpose: str) -> MissingExtraError | None:

@@ -233,7 +233,7 @@ def test_long_texts_are_cut_and_others_refused():
         ({"reward": "best"}, "leave-one-out"),
         ({"render_mode": "rgb_array"}, "ansi, human"),
         ({"split": "x"}, "train, validation, test"),
-        ({"event_ids": ["synthetic-0-70"]}, "synthetic-0-69"),
+        ({"event_ids": ["synthetic-0-560"]}, "synthetic-0-559"),
     ],
     ids=str,
 )

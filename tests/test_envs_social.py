@@ -292,6 +292,25 @@ def test_truth_is_hidden_and_credibility_noisy():
         assert "truth" not in info
 
 
+def test_a_given_reading_is_the_same_credibility_in_every_tier():
+    where = OBSERVATION_SLICES["credibility"]
+    z = [-1.3, 0.2, 0.9]
+    shown = []
+    for name in ("society", "surrogate"):
+        options = {"event_id": "synthetic-0-3", "reading": z}
+        many = gymnasium.make_vec("MFLLM-Social-v0", num_envs=3, dynamics=name)
+        shown.append(many.reset(seed=[5, 6, 7], options=options)[0][:, where][:, 0])
+        one = gymnasium.make("MFLLM-Social-v0", dynamics=name)
+        alone = one.reset(seed=6, options={"event_id": "synthetic-0-3", "reading": z[1]})[0]
+        assert alone[where] == shown[-1][1]
+        truth = one.unwrapped.dynamics.event.truth
+        expected = [credibility(truth, 1.0, draw) for draw in z]
+        np.testing.assert_allclose(shown[-1], expected, rtol=1e-6)
+    np.testing.assert_array_equal(*shown)
+    with pytest.raises(MfenvError, match="one finite number, or 3"):
+        many.reset(options={"reading": [0.0, float("nan"), 1.0]})
+
+
 # -- rewards -----------------------------------------------------------------------------------
 
 
@@ -460,7 +479,7 @@ def test_episodes_come_from_the_chosen_events(tmp_path):
     with pytest.raises(MfenvError, match="synthetic-0-1"):
         env.reset(options={"event_id": "synthetic-0-2"})
     splits = [set(make_scenarios(None, split, None, 20).ids) for split in SPLITS]
-    assert [len(s) for s in splits] == [70, 28, 28]
+    assert [len(s) for s in splits] == [560, 28, 28]
     assert all(not a & b for a, b in itertools.combinations(splits, 2))
 
     path = tmp_path / "test.jsonl"
@@ -493,7 +512,7 @@ def test_episodes_come_from_the_chosen_events(tmp_path):
         ({"observation": "pixels"}, "box, dict, text"),
         ({"action": "text"}, "discrete, multidiscrete"),
         ({"split": "tset"}, "train, validation, test"),
-        ({"event_ids": ["synthetic-9-9"]}, "synthetic-0-0 to synthetic-0-69"),
+        ({"event_ids": ["synthetic-9-9"]}, "synthetic-0-0 to synthetic-0-559"),
         ({"event_ids": []}, "at least one id"),
         ({"events": "no/such/file"}, "does not exist"),
         ({"batch": 0}, "1 or more"),
@@ -537,7 +556,7 @@ def test_ansi_shows_the_episode():
     after = env.render()
     assert "fact_check/high" in after
     assert after != before
-    assert f"{100 * env.unwrapped._shares(0)[SLICES['belief'].start]:.0f}%" in after
+    assert f"{100 * env.unwrapped.dynamics.distribution[SLICES['belief'].start]:.0f}%" in after
 
 
 def test_rgb_array_changes_with_the_episode():

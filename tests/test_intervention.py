@@ -250,7 +250,7 @@ def test_an_entry_reads_back_and_what_was_changed_is_found(tmp_path):
             load_entry(tmp_path / "e")
         assert says in str(error.value)
     lanes.write_text(first + "\n")
-    with pytest.raises(DataError, match="not the file that was written"):
+    with pytest.raises(DataError, match="not the one that was entered"):
         load_entry(tmp_path / "e")
 
 

@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -243,7 +244,9 @@ def test_floats_come_back_exactly(whole) -> None:
 def test_one_run_at_a_time(tmp_path) -> None:
     with RunLock(tmp_path / "run"):
         with (
-            pytest.raises(MfenvError, match=f"pid {os.getpid()}, started"),
+            pytest.raises(
+                MfenvError, match=f"pid {os.getpid()}, started 20.*, on {socket.gethostname()}"
+            ),
             RunLock(tmp_path / "run"),
         ):
             pass

@@ -115,7 +115,8 @@ def official_cases():
 def made_up(folder, methods, backbone="made-up", seeds=5, seed=0, **changes):
     """An entry on the official list whose labels are the real ones, redrawn and partly at random.
 
-    ``methods`` maps names to the share of the labels that is random.
+    ``methods`` maps names to the share of the labels that is random; ``backbone`` is a name, or
+    what an entry says of its models.
     """
     chosen, annotator, real = official_cases()
     rng = np.random.default_rng(seed)
@@ -144,7 +145,9 @@ def made_up(folder, methods, backbone="made-up", seeds=5, seed=0, **changes):
             "data": {"file": chosen.file, "sha256": chosen.sha256},
             "events": list_digest(chosen.cases),
             "n_cases": len(real),
-            "backbone": [{"name": backbone, "revision": f"r{seed}"}],
+            "backbone": backbone
+            if isinstance(backbone, list)
+            else [{"name": backbone, "revision": f"r{seed}"}],
             "annotator": annotator,
             "prompts": prompts_digest(),
             "seeds": list(range(seeds)),
@@ -802,7 +805,7 @@ def site(ranked, opened, tmp_path_factory):
 def test_the_same_entries_give_the_same_bytes(site, ranked, opened, tmp_path):
     moved = [Path(shutil.copytree(p, tmp_path / f"copy{i}" / p.name)) for i, p in enumerate(ranked)]
     assert build(tmp_path / "b", opened, *moved[::-1]) == site
-    assert len(site) == 4 + 3
+    assert len(site) == 6 + 3
 
 
 def test_ranks_count_who_is_clearly_better(site, opened):

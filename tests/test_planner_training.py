@@ -22,6 +22,7 @@ from mfenv.interventions import N_ACTIONS
 from training.planners.checkpoints import load_checkpoint
 from training.planners.policies import actor_weights, make_model, observed_moments
 from training.planners.redrawn import RedrawnWarmup
+from training.planners.remembered import RememberedMeans
 from training.planners.settings import (
     ALGORITHMS,
     PlannerSettings,
@@ -138,9 +139,10 @@ def test_another_seed_is_another_planner_and_needs_another_folder(trained, confi
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_the_saved_planner_chooses_as_sb3_does(algo, trained, config):
     """NumPy's forward pass against the policy that was trained, over a whole episode."""
-    env = make_lanes(ENVIRONMENT, 8)
+    lanes = make_lanes(ENVIRONMENT, 8)
+    env = RememberedMeans(lanes)  # what SB3 sees; the planner remembers by itself
     given = read_hyperparameters(algo, "society", config / f"{algo}.yaml").sb3
-    moments = (np.zeros(63, np.float32), np.ones(63, np.float32))
+    moments = (np.zeros(86, np.float32), np.ones(86, np.float32))
     model = make_model(algo, env, given, moments=moments, seed=5)
     load_checkpoint(trained[algo] / "checkpoints", model)
     masked = algo == "maskable-ppo"
@@ -150,13 +152,13 @@ def test_the_saved_planner_chooses_as_sb3_does(algo, trained, config):
     planner.reset(np.arange(8))
     start = np.ones(8, dtype=bool)
     for _ in range(ENVIRONMENT["horizon"]):
-        masks = env.action_masks()
+        masks = lanes.action_masks()
         if masked:
             chosen, _ = model.predict(observation, action_masks=masks, deterministic=True)
         else:
             chosen, state = model.predict(observation, state, start, deterministic=True)
         start = np.zeros(8, dtype=bool)
-        acted = planner.act(observation, masks)
+        acted = planner.act(observation[:, :63], masks)
         np.testing.assert_array_equal(acted, np.where(masks[np.arange(8), chosen], chosen, 0))
         observation = env.step(acted)[0]
 
@@ -208,6 +210,24 @@ def test_a_lane_forgets_where_its_episode_begins(trained):
     fresh.act(again, masks)
     np.testing.assert_allclose(planner.logits(x[2])[0], fresh.logits(x[2])[0], atol=1e-6)
     assert abs(planner.logits(x[2])[1] - fresh.logits(x[2])[1]).max() > 1e-6
+
+
+def test_means_are_of_what_an_episode_has_shown():
+    env, alone = RememberedMeans(make_lanes(ENVIRONMENT, 3)), make_lanes(ENVIRONMENT, 3)
+    for e in (env, alone):
+        e.seed(4)
+    seen, wide = [alone.reset()[:, :23]], env.reset()
+    assert env.observation_space.shape == wide.shape[1:] == (86,)
+    for _ in range(2 * ENVIRONMENT["horizon"]):
+        np.testing.assert_allclose(wide[:, 63:], np.mean(seen, axis=0), atol=1e-6)
+        actions = np.array([0, 3, 5])
+        wide, _, _, infos = env.step(actions)
+        plain, _, dones, _ = alone.step(actions)
+        np.testing.assert_array_equal(wide[:, :63], plain)
+        seen.append(plain[:, :23])
+        if dones.all():
+            assert infos[0]["terminal_observation"].shape == (86,)
+            seen = seen[-1:]
 
 
 def test_the_first_observation_is_redrawn_and_the_rest_is_not():

@@ -268,8 +268,22 @@ def test_with_the_noise_known_no_schedule_is_better():
     assert loss(["oracle:noise"])[0] == pytest.approx(loss(names).min(axis=0))
 
 
-def test_an_oracle_needs_true_dynamics():
-    planner = build_planner("oracle")
+def test_a_belief_is_enough_where_the_truth_is_shown():
+    """It is not told the topic, only whether it is true: harm is less than with nothing done."""
+    arguments = {**ARGUMENTS, "horizon": 5, "credibility_noise": 0.0}
+    name = "oracle:belief"
+    result, counts = played(["none", name], arguments, seeds=3)
+    believing = normalise(counts)[..., SLICES["belief"].start].mean(axis=-1)  # (2, 2, 3)
+    truth = np.array([[0.0], [1.0]])
+    harm = np.abs(truth - believing).mean(axis=(1, 2))
+    assert harm[1] < harm[0] - 0.1
+    alone, _ = played([name], arguments, seeds=3)
+    np.testing.assert_array_equal(alone.wanted, result.wanted[6:])
+
+
+@pytest.mark.parametrize("name", ["oracle", "oracle:belief"])
+def test_an_oracle_needs_true_dynamics(name):
+    planner = build_planner(name)
     with pytest.raises(MfenvError, match="society"):
         planner.reset(np.zeros(1, dtype=np.int64))
 

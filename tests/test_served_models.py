@@ -30,12 +30,19 @@ from agents.backbones.openai_wire import (
     rejected_fields,
     retry_after,
 )
+from agents.backbones.replicas import Replicas
 from agents.backbones.response_cache import ResponseCache
 from agents.backbones.retries import Breaker, GaveUpError, RetryPolicy, TemporaryError, ask_all
 from agents.backbones.sampling import PRESETS, Sampling
-from agents.backbones.served import ServedBackbone, ServerSettings, from_spec, split_spec
+from agents.backbones.served import (
+    ServedBackbone,
+    ServerSettings,
+    from_spec,
+    split_spec,
+    split_urls,
+)
 from mfenv.cli import main
-from mfenv.dynamics.assemble import build_backbone
+from mfenv.dynamics.assemble import backbone_identity, build_backbone
 from mfenv.dynamics.journal import read_journal
 from mfenv.errors import MfenvError, ModelError
 from mfenv.noise import NoiseKey
@@ -172,6 +179,53 @@ def test_unusable_answers_end_in_an_error_for_their_request_alone() -> None:
     assert isinstance(first, TemporaryError)
     assert second == "fine"
     assert seen == [0, 1, 2, 3]
+
+
+# -- several servers of one model ------------------------------------------------------------
+
+
+def test_requests_go_where_the_fewest_are_in_flight() -> None:
+    replicas = Replicas(["a", "b", "c"])
+    assert [replicas.choose() for _ in range(2)] == [0, 0]  # choosing counts nothing
+    with replicas.using(0), replicas.using(0), replicas.using(1):
+        assert replicas.choose() == 2
+        assert replicas.choose(tried={2}) == 1
+        with replicas.using(2), replicas.using(2):
+            assert replicas.choose() == 1
+    # None in flight: the one that had the least to do so far.
+    assert [r.served for r in replicas.all] == [2, 1, 2]
+    assert replicas.choose() == 1
+
+
+def test_a_server_that_fails_is_out_for_longer_each_time() -> None:
+    now = [1000.0]
+    replicas = Replicas(["a", "b"], first=1, longest=5, clock=lambda: now[0])
+    out = []
+    for _ in range(5):
+        for _ in range(3):  # requests that fail together are one outage
+            replicas.failed(0, "refused")
+        assert replicas.choose() == 1
+        assert replicas.choose(tried={1}) is None  # nothing is left to try at once
+        out.append(replicas.all[0].due - now[0])
+        now[0] = replicas.all[0].due
+    assert out == [1, 2, 4, 5, 5]
+    # Back again: one request tries it, the others wait for how that ends.
+    assert replicas.choose(tried={1}) == 0
+    with replicas.using(0):
+        assert replicas.choose(tried={1}) is None
+        replicas.answered(0)
+        assert replicas.choose(tried={1}) == 0
+    replicas.failed(0, "refused")
+    assert replicas.all[0].due - now[0] == 1
+    # All are out: the one that is due first is asked, and nothing waits here.
+    now[0] += 0.5
+    replicas.failed(1, "HTTP 503")
+    assert replicas.choose() == 0
+    assert replicas.reasons() == "a: refused; b: HTTP 503"
+    # A wait that a server asks for.
+    assert replicas.rest(0, 30, "HTTP 429") == 1  # until b is due
+    now[0] += 1
+    assert replicas.choose() == 1
 
 
 # -- what servers say ------------------------------------------------------------------------
@@ -369,6 +423,30 @@ def test_specifications() -> None:
     assert backbone.describe()["revision"] == "http://127.0.0.1:9/v1/chat/completions"
 
 
+def test_specifications_with_several_servers(monkeypatch) -> None:
+    two = "a/b:c@http://127.0.0.1:9/v1, http://127.0.0.1:8/v1/"
+    backbone = from_spec(two)
+    assert backbone.servers == ["http://127.0.0.1:9/v1", "http://127.0.0.1:8/v1"]
+    # The first stands for all: names and keys are those of one server.
+    one = from_spec("a/b:c@http://127.0.0.1:9/v1")
+    assert (backbone.name, backbone.describe()) == (one.name, one.describe())
+    names = [f"openai:{two}", "openai:a/b:c@http://127.0.0.1:9/v1", "ngram-en"]
+    assert [backbone_identity(name) for name in names] == [names[1], names[1], names[2]]
+    for wrong, said in (
+        ("http://h/v1,", "is not allowed"),
+        ("http://h/v1,,http://i/v1", "is not allowed"),
+        ("http://h/v1,http://h/v1/", "http://h/v1 is there twice"),
+        ("http://h/v1,http://x:hunter2@i/v1", "must not hold a user name"),
+    ):
+        with pytest.raises(MfenvError, match=said) as caught:
+            split_urls(wrong)
+        assert "hunter2" not in str(caught.value)
+    with pytest.raises(MfenvError, match="behind one '@'"):
+        split_spec("m@http://h/v1,@http://i/v1")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://h/v1,http://i/v1")
+    assert from_spec("m").servers == ["http://h/v1", "http://i/v1"]
+
+
 def test_secrets_in_an_address_are_refused_and_not_repeated(monkeypatch, capsys) -> None:
     for url in (
         "http://user:hunter2@h/v1",
@@ -421,6 +499,24 @@ def test_a_server_that_is_not_there(monkeypatch) -> None:
         backbone.generate(["Hello"] * 3, keys(3), GREEDY)
 
 
+def test_several_servers_that_are_not_there_are_all_named(monkeypatch) -> None:
+    ports = [free_port(), free_port()]
+    urls = ",".join(f"http://127.0.0.1:{port}/v1" for port in ports)
+    settings = ServerSettings(give_up=0.6)
+    backbone = ServedBackbone("m", urls, retries=QUICK, settings=settings)
+    start = time.monotonic()
+    with pytest.raises(ModelError, match=r"no answer for 0\.6 s") as caught:
+        backbone.generate(["Hello"] * 3, keys(3), GREEDY)
+    for port in ports:
+        assert f"127.0.0.1:{port}/v1: connection failed (" in str(caught.value)
+    assert time.monotonic() - start < 10
+    monkeypatch.setattr("agents.backbones.served._UNREACHABLE", 0.2)
+    with pytest.raises(ModelError, match="none of 2 servers can be reached") as caught:
+        ServedBackbone("m", urls, retries=QUICK).generate(["Hello"], keys(1), GREEDY)
+    for port in ports:
+        assert str(caught.value).count(f"127.0.0.1:{port}/v1: ") == 1
+
+
 # -- a real model with log-probabilities and schemas -----------------------------------------
 
 
@@ -451,6 +547,25 @@ def test_scores_are_those_of_the_model(tiny) -> None:
     np.testing.assert_allclose(
         [s.log_probability for s in scores], [s.log_probability for s in expected], atol=1e-4
     )
+
+
+def test_a_server_that_hangs_is_passed_over(tiny) -> None:
+    prompts = ["<|topic|>A new tax<|mf|><|state|>male<|act|>"] * 3
+    completions = ["Fine.", "No!", "Why?"]
+    settings = ServerSettings(prompts="tagged", timeout=4, give_up=60)
+    with socket.socket() as silent, CompletionsServer(tiny) as server:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()  # takes connections, and never answers
+        urls = f"http://127.0.0.1:{silent.getsockname()[1]}/v1,{server.url}"
+        backbone = ServedBackbone("m", urls, settings=settings, retries=QUICK)
+        start = time.monotonic()
+        scores = backbone.score(prompts, completions)
+        assert time.monotonic() - start > 4
+        asked = len(server.bodies)
+        assert len({body["prompt"] for body in server.bodies}) == 3
+    for found, expected in zip(scores, tiny.score(prompts, completions), strict=True):
+        assert found.log_probability == pytest.approx(expected.log_probability, abs=1e-4)
+    assert asked == 3 + len(set(backbone.describe()["left_out"].split(", ")) - {"nothing"})
 
 
 @pytest.mark.parametrize("schemas", [True, False])
@@ -535,7 +650,7 @@ def server(folder):
             env=env,
         )
     try:
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 600
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         while True:
             assert process.poll() is None, log.read_text()[-2000:]
@@ -687,6 +802,46 @@ def test_a_server_that_dies_stops_the_run_which_then_goes_on(
 
 
 @pytest.mark.slow
+def test_one_of_two_servers_dies_and_comes_back(
+    whole, server, folder, tmp_path, monkeypatch
+) -> None:
+    first = FaultProxy(server, dies_after=9).start()
+    with FaultProxy(server) as second:
+        spec = f"openai:{folder}@{first.url},{second.url}"
+        arguments = argv(folder, first.port, tmp_path / "run", "--seeds", "2")
+        several = [spec if a.startswith("openai:") else a for a in arguments]
+        try:
+            assert simulate(monkeypatch, several) == 0
+            died = first.answered.copy()
+            assert rows(tmp_path / "run") == rows(whole / "run")
+            # Nothing was lost, and nothing was answered twice.
+            assert died.total() == 9
+            assert second.answered.total() > 9
+            assert max((died + second.answered).values()) == 1
+            # The same run by the first alone has the same identity: nothing is asked.
+            asked = first.requests + second.requests
+            result = (tmp_path / "run" / "result.json").read_bytes()
+            assert simulate(monkeypatch, arguments) == 0
+            assert (tmp_path / "run" / "result.json").read_bytes() == result
+            assert first.requests + second.requests == asked
+            # A backbone that has lost the first finds it again.
+            monkeypatch.setenv("MFENV_CACHE", "off")
+            backbone = from_spec(spec.removeprefix("openai:"))
+            prompt = "<|topic|>A new tax<|mf|><|state|>male<|act|>"
+            texts = {g.text for g in backbone.generate([prompt], keys(1), GREEDY)}
+            first.dies_after = None
+            first.start()
+            asked = first.requests
+            deadline = time.monotonic() + 30
+            while first.requests == asked and time.monotonic() < deadline:
+                texts |= {g.text for g in backbone.generate([prompt], keys(1), GREEDY)}
+            assert first.requests > asked
+            assert len(texts) == 1
+        finally:
+            first.stop()
+
+
+@pytest.mark.slow
 def test_the_run_stops_soon_when_the_server_goes_away(server, folder) -> None:
     with FaultProxy(server, share=1.0, seed=1) as proxy:
         backbone = ServedBackbone(
@@ -696,6 +851,19 @@ def test_the_run_stops_soon_when_the_server_goes_away(server, folder) -> None:
         with pytest.raises(ModelError, match=r"(no answer for 1\.5 s|left alone)"):
             backbone.generate(["Hello"] * 8, keys(8), GREEDY)
         assert time.monotonic() - start < 15
+
+
+@pytest.mark.slow
+def test_advice_from_a_measured_rate(server, folder, capsys) -> None:
+    spec = f"openai:{folder}@http://127.0.0.1:{server}/v1"
+    arguments = ["serve-advice", "--backbone", spec, "--config", str(folder / "config.json")]
+    arguments += ["--measure", "--concurrencies", "1,2", "--events", "1", "--batch", "4", "--json"]
+    assert main(arguments) == 0
+    advice = json.loads(capsys.readouterr().out)
+    assert [p["concurrency"] for p in advice["points"]] == [1, 2]
+    assert all(p["rate"] > 0 and p["prompt_tokens"] > 0 for p in advice["points"])
+    assert 1 <= advice["concurrency"] <= 4
+    assert advice["expected_rate"] > 0
 
 
 @pytest.mark.slow

@@ -16,11 +16,20 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
 from mfenv.distributions import UNIFORM, normalise, shares
+from mfenv.dynamics.notices import VISIBLE
 from mfenv.dynamics.reach import PLANTED, perceive, reach_weights
 from mfenv.dynamics.surrogate import SurrogateDynamics, SurrogateModel, load_surrogate
 from mfenv.dynamics.surrogate import kernel as kernel_module
-from mfenv.dynamics.surrogate.kernel import advance, begin, chances, notice_levels, step
-from mfenv.dynamics.surrogate.model import CELLS, GROUPS, N_OUTPUTS, TO_LABELS, Kernel, outputs_of
+from mfenv.dynamics.surrogate.kernel import Worlds, begin, chances, notice_levels, step
+from mfenv.dynamics.surrogate.model import (
+    CELLS,
+    GROUPS,
+    HIDDEN,
+    N_OUTPUTS,
+    TO_LABELS,
+    Kernel,
+    outputs_of,
+)
 from mfenv.dynamics.surrogate.sampling import (
     SMALL_VARIANCE,
     binomial,
@@ -33,7 +42,7 @@ from mfenv.envs.registration import SURROGATE
 from mfenv.envs.social import SocialEnv
 from mfenv.errors import DataError, MfenvError
 from mfenv.events.synthetic.archetypes import ARCHETYPES
-from mfenv.interventions import KINDS, Intervention, Kind, encode_action
+from mfenv.interventions import KINDS, STRENGTHS, Intervention, Kind, encode_action
 from mfenv.labels import DIMENSIONS, SLICES
 from mfenv.noise import categorical
 
@@ -48,11 +57,13 @@ def random_kernel(rng, archetypes=A, size=1.0):
     return Kernel(
         bias=0.5 * draw(archetypes, N_OUTPUTS),
         domain=0.2 * draw(8, N_OUTPUTS),
+        truth=0.3 * draw(N_OUTPUTS),
         warmup=0.5 * draw(23, N_OUTPUTS),
         perceived=draw(23, N_OUTPUTS),
         latest=0.3 * draw(23, N_OUTPUTS),
         time=0.2 * draw(N_OUTPUTS),
         notices=0.5 * draw(archetypes, 3, 3, N_OUTPUTS),
+        hidden=0.4 * draw(3, N_OUTPUTS),
     )
 
 
@@ -80,10 +91,15 @@ def random_worlds(model, k, seed=1, member=-1):
         seed=np.arange(k),
         member=np.full(k, member),
         domain=np.arange(k) % 8,
+        truth=np.arange(k) % 3 - 1,
         perceived=normalise(rng.random((k, 23))),
         latest=normalise(rng.random((k, 23))),
         mixture=rng.dirichlet(np.ones(len(model.archetypes)), k),
     )
+
+
+def worlds_at(worlds, index):
+    return Worlds(**{f.name: getattr(worlds, f.name)[index].copy() for f in fields(worlds)})
 
 
 @pytest.fixture(scope="module")
@@ -223,21 +239,43 @@ def test_what_reaches_the_mean_field_is_what_reach_says(model):
 
 
 def test_compiled_equals_numpy(model):
+    """Worlds of all fits side by side, some of which rest."""
     pytest.importorskip("numba")
     rng = np.random.default_rng(2)
     for batch in (16, 1000, 10**9):
-        worlds = random_worlds(model, 40, member=1)
+        worlds = replace(random_worlds(model, 41), member=rng.integers(0, 3, 41))
         other = worlds.copy()
         for _ in range(6):
-            actions = rng.integers(0, 19, 40)
-            a = stepper(model, False)(worlds, actions, batch=batch, warmup=20)
-            b = stepper(model, True)(other, actions, batch=batch, warmup=20)
-            np.testing.assert_array_equal(a.own, b.own)
-            np.testing.assert_array_equal(a.activity, b.activity)
-            np.testing.assert_allclose(a.distribution, b.distribution, atol=1e-9)
-            np.testing.assert_allclose(a.perceived, b.perceived, atol=1e-9)
-            advance(worlds, a)
-            advance(other, b)
+            actions, active = rng.integers(0, 19, 41), rng.random(41) < 0.8
+            before = other.copy()
+            own = [
+                stepper(model, compiled)(each, actions, active, batch=batch, warmup=20)
+                for compiled, each in ((False, worlds), (True, other))
+            ]
+            np.testing.assert_array_equal(*own)
+            for f in fields(worlds):
+                a, b = getattr(worlds, f.name), getattr(other, f.name)
+                np.testing.assert_allclose(a, b, atol=1e-9)
+                np.testing.assert_array_equal(b[~active], getattr(before, f.name)[~active])
+
+
+def test_a_world_does_not_depend_on_its_neighbours(model):
+    """Bit for bit, wherever and with whomever it is stepped."""
+    rng = np.random.default_rng(3)
+    for batch in (16, 1000):
+        together = replace(random_worlds(model, 700), member=rng.integers(0, 3, 700))
+        order = rng.permutation(700)[:90]
+        apart = [worlds_at(together, order[:1]), worlds_at(together, order[1:])]
+        play = stepper(model)
+        for _ in range(3):
+            actions = rng.integers(0, 19, 700)
+            play(together, actions, np.ones(700, bool), batch=batch, warmup=20)
+            for worlds, i in zip(apart, (order[:1], order[1:]), strict=True):
+                play(worlds, actions[i], np.ones(len(i), bool), batch=batch, warmup=20)
+                for f in fields(worlds):
+                    np.testing.assert_array_equal(
+                        getattr(worlds, f.name), getattr(together, f.name)[i]
+                    )
 
 
 def test_a_step_costs_the_same_for_any_number_of_people(folder, model):
@@ -440,7 +478,7 @@ def test_what_cannot_be_read_says_which_file(tmp_path, folder):
     with pytest.raises(DataError, match=r"model\.safetensors.*mfenv train surrogate"):
         load_surrogate(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"\x08" + b"\0" * 7 + b"{}      ")
-    with pytest.raises(DataError, match="no mfenv-surrogate-1"):
+    with pytest.raises(DataError, match="no mfenv-surrogate-2"):
         load_surrogate(tmp_path)
 
 
@@ -471,28 +509,35 @@ def test_the_fit_recovers_a_planted_softmax():
     def steps(n):
         warmup, perceived, latest = (normalise(rng.random((n, 23))) for _ in range(3))
         domain, time = rng.integers(0, 8, n), rng.integers(0, 16, n)
+        topic = rng.integers(-1, 2, n)
         levels = rng.integers(-1, 3, (n, 3))
+        activity = np.zeros((n, 6))
+        activity[:, list(VISIBLE)] = np.where(levels >= 0, np.array(STRENGTHS)[levels], 0.0)
+        activity[:, list(HIDDEN)] = rng.random((n, 3))
         p = kernel_module.archetype_chances(
             planted,
-            kernel_module.offsets(planted, domain, warmup),
+            kernel_module.offsets(planted, domain, topic, warmup),
             perceived,
             latest,
             time,
-            levels,
+            activity,
         )
         parts = [np.eye(8)[domain], *(x - UNIFORM for x in (warmup, perceived, latest))]
-        inputs = np.concatenate([*parts, kernel_module.time_feature(time)[:, None]], axis=1)
+        columns = (kernel_module.time_feature(time), kernel_module.truth_feature(topic))
+        inputs = np.concatenate(
+            [*parts, *(x[:, None] for x in columns), activity[:, list(HIDDEN)]], axis=1
+        )
         return Steps(np.arange(n) % 50, inputs, levels, 1000 * p), (
-            domain, warmup, perceived, latest, time, levels, p,
+            domain, topic, warmup, perceived, latest, time, activity, p,
         )  # fmt: skip
 
-    data, _ = steps(700)
+    data, _ = steps(1500)
     fit = fit_surrogate(data, shrinkages=(0.01, 300.0), members=1)
     assert fit.shrinkage == 0.01
-    _, (domain, warmup, perceived, latest, time, levels, p) = steps(200)
+    _, (domain, topic, warmup, perceived, latest, time, activity, p) = steps(200)
     for found, tolerance in ((fit.kernel, 0.02), (fit.members[0], 0.03)):
-        offset = kernel_module.offsets(found, domain, warmup)
-        q = kernel_module.archetype_chances(found, offset, perceived, latest, time, levels)
+        offset = kernel_module.offsets(found, domain, topic, warmup)
+        q = kernel_module.archetype_chances(found, offset, perceived, latest, time, activity)
         assert np.abs(p - q).max() < tolerance
         assert np.abs(p - q).mean() < tolerance / 20
     assert truth.kernel is planted

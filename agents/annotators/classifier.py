@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -231,7 +232,7 @@ class ClassifierAnnotator:
         Raises ``ModelError`` where the folder has none or a file is damaged.
         """
         folder = Path(path) if path is not None else WEIGHTS
-        files = sorted(folder.glob("*.safetensors"))
+        files = sorted(folder.glob("*.safetensors")) if os.path.isdir(folder) else []
         if not files:
             raise ModelError(
                 f"{folder} has no annotator weights (*.safetensors); "

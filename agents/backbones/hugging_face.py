@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -391,7 +392,7 @@ def _revision(where: str, model: Any) -> str:
 
 def from_spec(spec: str) -> HuggingFaceBackbone:
     """``PATH`` or ``ORGANISATION/MODEL[@REVISION]`` → a backbone (written ``hf:…`` in the CLI)."""
-    if Path(spec).is_dir():
+    if os.path.isdir(spec):
         return HuggingFaceBackbone.load(spec, name=f"hf:{Path(spec).name}")
     identifier, _, revision = spec.partition("@")
     return HuggingFaceBackbone.load(identifier, name=f"hf:{spec}", revision=revision or None)

@@ -38,7 +38,10 @@ def read_object(text: str, schema: Mapping[str, Any]) -> dict[str, Any]:
     """
     text = text.strip()
     fenced = _FENCE.match(text)
-    value = json.loads(fenced[1] if fenced else text)
+    try:
+        value = json.loads(fenced[1] if fenced else text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     if not isinstance(value, dict):
         raise ValueError(f"{type(value).__name__} found, an object expected")
     problem = mismatch(value, schema)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -101,7 +102,7 @@ class NgramBackbone:
             problem = f"{_MODEL} has no tensor {error}"
         except (ValueError, TypeError, SafetensorError) as error:
             problem = " ".join(str(error).split())[:200]
-        kind = " (use hf:PATH for this model)" if (folder / "config.json").is_file() else ""
+        kind = " (use hf:PATH for this model)" if os.path.isfile(folder / "config.json") else ""
         raise MfenvError(
             f"{folder}: no n-gram model can be read from it: {problem}{kind}; allowed: a folder "
             f"that mfenv train ngram wrote"

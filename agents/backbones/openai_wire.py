@@ -174,20 +174,31 @@ def words(error: Any, most: int = _SAID) -> str:
 
 
 def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """Seconds that a server wants to be left alone (``Retry-After``, in seconds or as a date)."""
+    """Seconds that a server wants to be left alone (``Retry-After``, in seconds or as a date).
+
+    A date is compared with the answer's own ``Date``, so that clocks need not agree; without one
+    with ``now``.
+    """
     exact = headers.get("retry-after-ms", "")
     if re.fullmatch(r"\d{1,9}(\.\d*)?", exact):
         return float(exact) / 1000
     value = headers.get("retry-after", "").strip()
     if re.fullmatch(r"\d{1,9}(\.\d*)?", value):
         return float(value)
-    try:
-        when = parsedate_to_datetime(value)
-    except ValueError:
+    when = _date(value)
+    if when is None:
         return None
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=UTC)
-    return max(0.0, (when - (now or datetime.now(UTC))).total_seconds())
+    since = _date(headers.get("date", "")) or now or datetime.now(UTC)
+    return max(0.0, (when - since).total_seconds())
+
+
+def _date(text: str) -> datetime | None:
+    """A date of HTTP; ``None`` for anything else."""
+    try:
+        when = parsedate_to_datetime(text)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+    return when if when.tzinfo is not None else when.replace(tzinfo=UTC)
 
 
 def redacted(text: str, *secrets: str) -> str:

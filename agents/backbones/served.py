@@ -1,8 +1,13 @@
 """Models behind an OpenAI-compatible server (vLLM, SGLang, llama.cpp, OpenAI, DeepSeek, …).
 
-Written ``openai:MODEL@BASE_URL``, or ``openai:MODEL`` for the client's own default. The key comes
-from ``OPENAI_API_KEY`` and goes nowhere but to the server. One policy decides about retries
-(:mod:`agents.backbones.retries`), answers are kept on disk
+Written ``openai:MODEL@BASE_URL``, or ``openai:MODEL`` for the client's own default. Several servers
+of one model are ``openai:MODEL@BASE_URL,BASE_URL,…``: each request goes to the one with the fewest
+in flight, and one that fails is left out for a while (:mod:`agents.backbones.replicas`). The first
+URL stands for all of them in names, journals and the cache, so that replicas can come and go behind
+it and no answer depends on which of them gave it.
+
+The key comes from ``OPENAI_API_KEY`` and goes nowhere but to the servers. One policy decides about
+retries (:mod:`agents.backbones.retries`), answers are kept on disk
 (:mod:`agents.backbones.response_cache`), and an answer that cannot be used is asked for again,
 never used.
 
@@ -17,6 +22,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -37,6 +43,7 @@ from agents.backbones.openai_wire import (
     retry_after,
     words,
 )
+from agents.backbones.replicas import Replicas
 from agents.backbones.response_cache import ResponseCache
 from agents.backbones.retries import Ask, GaveUpError, RetryPolicy, TemporaryError, ask_all
 from agents.backbones.sampling_parameters import Sampling
@@ -45,13 +52,14 @@ from mfenv.dynamics.mean_field_text import Grammar
 from mfenv.errors import MfenvError, ModelError
 from mfenv.noise import NoiseKey, uniform
 
-__all__ = ["ServedBackbone", "ServerSettings", "from_spec", "split_spec"]
+__all__ = ["ServedBackbone", "ServerSettings", "from_spec", "split_spec", "split_urls"]
 
 T = TypeVar("T")
 _Key = tuple[int, int, int]
 
 _log = logging.getLogger(__name__)
 _CHAT, _TEXT = "chat/completions", "completions"
+_CONNECT = 15.0  # s for a connection to stand
 _UNREACHABLE = 30.0  # s until a server that was never reached counts as not running
 _NO_KEY = "none"  # what is sent where no key is set: a local server needs none
 _JSON = Sampling(temperature=0.1, max_new_tokens=2048)
@@ -76,7 +84,7 @@ class ServerSettings:
     prompts: str = "chat"
     """``chat`` messages; plain ``text`` for a base model; ``tagged`` for models of this project."""
     concurrency: int = 16
-    """Requests in flight."""
+    """Requests in flight, at all servers together."""
     timeout: float = 120.0
     """Seconds for one request."""
     give_up: float = 300.0
@@ -115,21 +123,41 @@ class ServerSettings:
 
 
 def split_spec(spec: str) -> tuple[str, str | None]:
-    """``MODEL[@BASE_URL]`` → model and URL. A model's name may hold ``:``, ``/`` and ``@``."""
+    """``MODEL[@BASE_URL[,BASE_URL…]]`` → model and URLs, these as they are written.
+
+    A model's name may hold ``:``, ``/`` and ``@``.
+    """
     at = spec.rfind("@http")
-    model, url = (spec, None) if at < 0 else (spec[:at], spec[at + 1 :])
+    model, urls = (spec, None) if at < 0 else (spec[:at], spec[at + 1 :])
     if not model:
         raise MfenvError(
             "the backbone 'openai' needs a model: openai:MODEL@BASE_URL, for example "
             "openai:Qwen/Qwen2.5-7B-Instruct@http://127.0.0.1:8000/v1"
         )
-    return model, url
+    if urls is not None and re.search(r",\s*$", model):
+        raise MfenvError(
+            "several base URLs stand behind one '@': openai:MODEL@BASE_URL,BASE_URL, for example "
+            "openai:Qwen/Qwen2.5-7B-Instruct@http://127.0.0.1:8000/v1,http://127.0.0.1:8001/v1"
+        )
+    return model, urls
+
+
+def split_urls(urls: str) -> list[str]:
+    """Base URLs with commas between them, each allowed and without its last ``/``.
+
+    Raises ``MfenvError`` for an empty one, one that is there twice, and one with a secret in it.
+    """
+    found = [_checked(url.strip()).rstrip("/") for url in urls.split(",")]
+    twice = next((url for url in found if found.count(url) > 1), None)
+    if twice is not None:
+        raise MfenvError(f"the base URL {twice} is there twice; allowed: each server once")
+    return found
 
 
 def from_spec(spec: str = "") -> ServedBackbone:
-    """``MODEL[@BASE_URL]`` → a backbone (written ``openai:…`` in the CLI)."""
-    model, url = split_spec(spec)
-    return ServedBackbone(model, url)
+    """``MODEL[@BASE_URL[,BASE_URL…]]`` → a backbone (written ``openai:…`` in the CLI)."""
+    model, urls = split_spec(spec)
+    return ServedBackbone(model, urls)
 
 
 class ServedBackbone:
@@ -143,26 +171,34 @@ class ServedBackbone:
         settings: ServerSettings | None = None,
         retries: RetryPolicy | None = None,
         cache: ResponseCache | None = None,
+        use_cache: bool = True,
     ) -> None:
         """Without arguments beside the model, all is as the environment says.
 
-        Nothing is sent yet. Raises ``MfenvError`` for a base URL with a secret in it (user name,
-        password, query): specifications are written to journals and reports.
+        ``base_url`` may hold several with commas between them. Without ``use_cache`` everything is
+        asked for, as measurements need it. Nothing is sent yet. Raises
+        ``MfenvError`` for a base URL with a secret in it (user name, password, query):
+        specifications are written to journals and reports.
         """
         self.settings = settings or ServerSettings.from_environment()
-        self._cache = cache or ResponseCache.from_environment()
+        self._cache = (cache or ResponseCache.from_environment()) if use_cache else None
         self._retries = replace(retries or RetryPolicy(), seconds=self.settings.give_up)
-        url = base_url or os.environ.get("OPENAI_BASE_URL") or None
+        urls = base_url or os.environ.get("OPENAI_BASE_URL") or None
         key = os.environ.get("OPENAI_API_KEY", "")
-        if url is None and not key:
+        if urls is None and not key:
             raise MfenvError(
                 "the environment has no OPENAI_API_KEY; set it, or name a server: "
                 "openai:MODEL@BASE_URL"
             )
         self._secret = key
-        self._wire = _Wire(url if url is None else _checked(url), key or _NO_KEY)
+        self._wire = _Wire([None] if urls is None else split_urls(urls), key or _NO_KEY)
         self.model = model
-        self.server = self._wire.server
+        self.servers = self._wire.servers
+        self.server = self.servers[0]  # stands for all
+        self._where = ", ".join(self.servers)
+        # One server is written as ever; of several, the others make no difference to an answer.
+        one = base_url if len(self.servers) == 1 else self.server
+        self.specification = f"openai:{model}" + (f"@{one}" if base_url else "")
         self.name = f"openai:{model}@{self.server}"
         format_, self.endpoint = _PROMPTS[self.settings.prompts]
         self.prompts: PromptFormat = format_()
@@ -171,9 +207,10 @@ class ServedBackbone:
         self._known: set[str] = set()  # kinds of requests that were answered
         self._limit = "max_tokens"
         self._heard = False
+        self._unreached: dict[int, str] = {}  # index of a server → why there was no connection
 
     def describe(self) -> dict[str, str]:
-        """Model, server and endpoint; also the fields that the server was found not to take.
+        """Model, (first) server and endpoint; also the fields that it was found not to take.
 
         Asks nothing: a finished run is read without its server.
         """
@@ -215,7 +252,7 @@ class ServedBackbone:
             requests.append(_Request(self.endpoint, body, key))
         read = read_chat if chat else read_completion
         answers = self._answers(requests, lambda _, body: read(body))
-        _raise_first(answers, self.server)
+        _raise_first(answers, self._where)
         return [a for a in answers if isinstance(a, Generation)]
 
     def score(self, prompts: Sequence[str], completions: Sequence[str]) -> list[Score]:
@@ -246,14 +283,14 @@ class ServedBackbone:
             score = read_echo(body, *request.parts)
             if score is None:
                 raise MfenvError(
-                    f"{self.server}: the model {self.model!r} is served without log-probabilities "
+                    f"{self._where}: the model {self.model!r} is served without log-probabilities "
                     f"of given texts ('echo' with 'logprobs' at /completions), so nothing can be "
                     f"scored; vLLM, SGLang and llama-cpp-python have them"
                 )
             return Generation(json.dumps([score.log_probability, score.tokens]), 0, 0)
 
         answers = self._answers(requests, read)
-        _raise_first(answers, self.server)
+        _raise_first(answers, self._where)
         return [Score(*json.loads(a.text)) for a in answers if isinstance(a, Generation)]
 
     def complete_json(
@@ -305,7 +342,7 @@ class ServedBackbone:
         bad = [i for i, a in enumerate(answers) if isinstance(a, TemporaryError)]
         if bad:
             raise UnusableAnswersError(
-                f"{self.server}: {len(bad)} of {len(answers)} answers could not be used, the "
+                f"{self._where}: {len(bad)} of {len(answers)} answers could not be used, the "
                 f"first: {answers[bad[0]]}",
                 bad,
             )
@@ -361,9 +398,10 @@ class ServedBackbone:
                     )
                 )
             except GaveUpError as stop:
+                details = f" ({self._wire.replicas.reasons()})" if len(self.servers) > 1 else ""
                 raise ModelError(
-                    f"{self.server}: {stop}. All that was answered is kept; to go on, run the "
-                    f"same command again"
+                    f"{self._where}: {stop}{details}. All that was answered is kept; to go on, "
+                    f"run the same command again"
                 ) from None
             known.update(zip(asked, found, strict=True))
         return [known[h] for h in hashes]
@@ -393,33 +431,75 @@ class ServedBackbone:
         return ask
 
     async def _post(self, request: _Request, unusable: int, start: float) -> bytes:
-        """Send a request, less what the server does not take; the body of its answer."""
+        """Send a request, at once to the next server where one fails; the body of its answer.
+
+        An attempt that failed is over (cancelled, its connection closed) before the next begins, so
+        that no request has two answers.
+        """
+        replicas = self._wire.replicas
+        tried: set[int] = set()
+        at = replicas.choose()
+        while True:
+            assert at is not None
+            try:
+                with replicas.using(at):
+                    answer = await self._post_to(at, request, unusable)
+                replicas.answered(at)
+                return answer
+            except TemporaryError:
+                tried.add(at)
+                following = replicas.choose(tried)
+                if following is None:
+                    if not self._heard and time.monotonic() - start > _UNREACHABLE:
+                        self._check_reachable()
+                    raise
+                at = following
+
+    def _check_reachable(self) -> None:
+        """Raise ``ModelError`` where no connection to any server ever stood."""
+        faults = [self._unreached.get(i) for i in range(len(self.servers))]
+        if None in faults:
+            return
+        if len(faults) == 1:
+            said = f"{self.server} cannot be reached ({faults[0]}); is the server running? Then"
+        else:
+            each = "; ".join(f"{u}: {f}" for u, f in zip(self.servers, faults, strict=True))
+            said = f"none of {len(faults)} servers can be reached ({each}); are they running? Then"
+        raise ModelError(f"{said} run the same command again") from None
+
+    async def _post_to(self, at: int, request: _Request, unusable: int) -> bytes:
+        """Send a request to one server, less what is not taken; the body of its answer."""
+        replicas = self._wire.replicas
         while True:
             body = self._allowed(request, unusable)
             try:
                 async with asyncio.timeout(self.settings.timeout):
-                    answer = await self._wire.post(request.endpoint, body)
+                    answer = await self._wire.post(at, request.endpoint, body)
                 self._heard = True
                 return answer
-            except (TimeoutError, openai.APITimeoutError):
+            except TimeoutError:  # ours; the client's own is about connections
                 said = f"no answer to a request within {self.settings.timeout:g} s"
-                raise TemporaryError(said) from None
             except openai.APIStatusError as error:
                 self._heard = True
                 if error.status_code in (400, 422) and self._learn(error.body, body):
                     continue
-                raise self._refusal(error) from None
+                refusal = self._refusal(error, self.servers[at])
+                if not isinstance(refusal, TemporaryError):
+                    replicas.answered(at)
+                elif refusal.retry_after is None:
+                    replicas.failed(at, refusal.reason)
+                else:
+                    refusal.retry_after = replicas.rest(at, refusal.retry_after, refusal.reason)
+                raise refusal from None
             except openai.APIConnectionError as error:
                 cause = error.__cause__ or error
-                said = self._shown(f"{type(cause).__name__}: {words(str(cause))}".rstrip(": "))
-                if not self._heard and time.monotonic() - start > _UNREACHABLE:
-                    raise ModelError(
-                        f"{self.server} cannot be reached ({said}); is the server running? Then "
-                        f"run the same command again"
-                    ) from None
-                raise TemporaryError(f"connection failed ({said})") from None
+                fault = self._shown(f"{type(cause).__name__}: {words(str(cause))}".rstrip(": "))
+                self._unreached[at] = fault
+                said = f"connection failed ({fault})"
             except openai.OpenAIError as error:
-                raise TemporaryError(self._shown(f"{type(error).__name__}: {error}")) from None
+                said = self._shown(f"{type(error).__name__}: {error}")
+            replicas.failed(at, said)
+            raise TemporaryError(said)
 
     def _allowed(self, request: _Request, unusable: int) -> dict[str, Any]:
         body = {"model": self.model, **request.body}
@@ -457,7 +537,7 @@ class ServedBackbone:
         self._left_out |= names
         return bool(names)
 
-    def _refusal(self, error: openai.APIStatusError) -> Exception:
+    def _refusal(self, error: openai.APIStatusError, server: str) -> Exception:
         status, said = error.status_code, words(error.body) or words(error.message)
         said = self._shown(f"HTTP {status}: {said}".rstrip(": "))
         no_money = getattr(error, "code", None) == "insufficient_quota"
@@ -466,9 +546,9 @@ class ServedBackbone:
         hint = {
             401: "; the key is read from OPENAI_API_KEY",
             403: "; the key is read from OPENAI_API_KEY",
-            404: f"; asked for model {self.model!r} at {self.server}",
+            404: f"; asked for model {self.model!r} at {server}",
         }.get(status, "")
-        return ModelError(f"{self.server} refused a request: {said}{hint}")
+        return ModelError(f"{server} refused a request: {said}{hint}")
 
     def _shown(self, text: str) -> str:
         return redacted(text, self._secret)
@@ -490,14 +570,15 @@ class _Request:
 
 
 class _Wire:
-    """The client on an event loop of its own thread, so that a caller may have a loop running."""
+    """The clients, on an event loop of their own thread: a caller may have a loop running."""
 
-    def __init__(self, url: str | None, key: str) -> None:
+    def __init__(self, urls: Sequence[str | None], key: str) -> None:
         self._key = key
         self._lock = threading.Lock()
         self._pid = 0
-        client = self._client(url)  # also checks the URL
-        self.server = _checked(str(client.base_url)).rstrip("/")
+        made = [self._client(url) for url in urls]  # also checks the URLs
+        self.servers = [_checked(str(client.base_url)).rstrip("/") for client in made]
+        self.replicas = Replicas(self.servers)
 
     def run(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """The result of a coroutine; it is cancelled if the caller is interrupted."""
@@ -508,15 +589,20 @@ class _Wire:
             future.cancel()
             raise
 
-    async def post(self, endpoint: str, body: Mapping[str, Any]) -> bytes:
-        """The body of a successful answer. Raises the errors of the client."""
-        answer: bytes = await self._openai.post(f"/{endpoint}", body=body, cast_to=bytes)
+    async def post(self, at: int, endpoint: str, body: Mapping[str, Any]) -> bytes:
+        """The body of a server's successful answer. Raises the errors of the client."""
+        answer: bytes = await self._clients[at].post(f"/{endpoint}", body=body, cast_to=bytes)
         return answer
 
     def _client(self, url: str | None) -> openai.AsyncOpenAI:
         try:
-            # Its own retries are off: one policy rules. Time limits are ours too.
-            return openai.AsyncOpenAI(api_key=self._key, base_url=url, max_retries=0, timeout=None)
+            # Its own retries are off: one policy rules. Time limits are ours too, all but one.
+            return openai.AsyncOpenAI(
+                api_key=self._key,
+                base_url=url,
+                max_retries=0,
+                timeout=openai.Timeout(None, connect=_CONNECT),
+            )
         except Exception as error:  # whatever its HTTP library makes of the URL
             said = f"{type(error).__name__}: {error}" if url is None else type(error).__name__
             raise MfenvError(f"the base URL of the server cannot be used ({said})") from None
@@ -524,7 +610,8 @@ class _Wire:
     def _running(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._pid != os.getpid():  # the first use, or in a fork, which has no threads
-                self._openai = self._client(self.server)
+                self._clients = [self._client(server) for server in self.servers]
+                self.replicas = Replicas(self.servers)
                 self.alone = asyncio.Lock()
                 self._loop = asyncio.new_event_loop()
                 name = "mfenv-openai"

@@ -15,7 +15,6 @@ from numpy.typing import ArrayLike, NDArray
 from mfenv import plugins
 from mfenv.envs.observation import OBSERVATION_SLICES
 from mfenv.envs.social import EPSILON
-from mfenv.errors import MfenvError
 from mfenv.interventions import N_ACTIONS, decode_action
 
 if TYPE_CHECKING:
@@ -66,15 +65,7 @@ def build_planner(name: str) -> Planner:
     Raises ``MfenvError`` that says what is allowed, and ``MissingExtraError`` where an extra is
     not installed.
     """
-    head, colon, argument = name.partition(":")
-    factory = plugins.load(GROUP, head)
-    try:
-        planner: Planner = factory(argument) if colon else factory()
-    except TypeError as error:
-        if error.__traceback__ is None or error.__traceback__.tb_next is not None:
-            raise  # not the call itself
-        problem = "takes no argument" if colon else "needs an argument (NAME:ARGUMENT)"
-        raise MfenvError(f"planner {name!r}: {head} {problem}") from None
+    planner: Planner = plugins.build(GROUP, name)
     return planner
 
 

@@ -7,6 +7,7 @@ action, such as ``fact_check/high``.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -186,7 +187,8 @@ def schedule(argument: str) -> Planner:
     The file is JSON: ``{"actions": ["fact_check/high", "none", …]}``.
     """
     path = Path(argument)
-    is_file = argument.endswith(".json") or path.is_file()
+    # A name that is too long to be a file's is a plan.
+    is_file = argument.endswith(".json") or os.path.isfile(path)
     names = _schedule_file(path) if is_file else [x.strip() for x in argument.split(",")]
     actions = np.array([action_index(x) for x in names], dtype=np.int64)
     plan = np.append(actions, 0)
@@ -223,16 +225,17 @@ def _at_number(planner: str, argument: str, what: str) -> tuple[int, int]:
 
 
 def _whole(planner: str, text: str, form: str) -> int:
-    if not (text.isascii() and text.isdigit() and 0 < int(text) < 10**6):
+    # Counted before it is read: Python refuses to read thousands of digits.
+    if not (text.isascii() and text.isdigit() and len(text.lstrip("0")) in range(1, 7)):
         raise MfenvError(
             f"planner {planner!r}: {text!r} is not allowed; allowed: {planner}:{form} with a "
-            "whole number of at least 1"
+            "whole number from 1 to 999999"
         )
-    return int(text)
+    return int(text.lstrip("0"))
 
 
 def _schedule_file(path: Path) -> Sequence[str]:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise MfenvError(f"schedule: {path} does not exist; a JSON file with actions is needed")
     try:
         value = json.loads(path.read_text("utf-8"))

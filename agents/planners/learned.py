@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from agents.planners.running_means import RunningMeans
 from mfenv.envs.observation import OBSERVATION_SLICES
 from mfenv.errors import MfenvError
 from mfenv.interventions import N_ACTIONS
@@ -27,7 +29,9 @@ __all__ = [
     "WEIGHTS_FILE",
     "LearnedPlanner",
     "from_spec",
+    "planner_embedded_en",
     "planner_society",
+    "planner_surrogate_society",
     "write_folder",
 ]
 
@@ -46,8 +50,9 @@ Floats = NDArray[np.float32]
 class LearnedPlanner:
     """Chooses what a policy network gives the highest probability among what can be paid.
 
-    The network: standardised observations, one LSTM layer if there is one, tanh layers, and a
-    linear layer to the logits of the 19 actions. A policy that was trained without masks chooses
+    The network: standardised observations (with the running means of the shares, if it was trained
+    with them), one LSTM layer if there is one, tanh layers, and a linear layer to the logits of the
+    19 actions. A policy that was trained without masks chooses
     among all actions, and what cannot be paid becomes none, as in its training.
     """
 
@@ -68,7 +73,8 @@ class LearnedPlanner:
         self._masked, self._deterministic = masked, deterministic
         self._mean, self._scale = (_take(weights, f"features_extractor.{n}") for n in _STANDARD)
         self._lstm: tuple[Floats, ...] = ()
-        width = _N_OBSERVED
+        self._remembers = self._mean.size == _N_OBSERVED + RunningMeans.SIZE
+        self._inputs = width = _N_OBSERVED + (RunningMeans.SIZE if self._remembers else 0)
         if any(key.startswith("lstm_actor.") for key in weights):
             self._lstm = tuple(_take(weights, f"lstm_actor.{n}_l0") for n in _LSTM)
             width = self._lstm[1].shape[1]
@@ -89,7 +95,7 @@ class LearnedPlanner:
             kind, masked = described["kind"], bool(described["masked"])
         except (OSError, ValueError, KeyError, TypeError):
             inside = folder / "planner"
-            hint = f"did you mean {inside}?" if (inside / _DESCRIPTION).is_file() else _MAKE_ONE
+            hint = f"did you mean {inside}?" if os.path.isfile(inside / _DESCRIPTION) else _MAKE_ONE
             raise MfenvError(
                 f"sb3:{folder}: no folder of a learned planner (no valid {_DESCRIPTION}); {hint}"
             ) from None
@@ -138,7 +144,9 @@ class LearnedPlanner:
         return np.asarray(np.where(affordable, chosen, 0), dtype=np.int64)
 
     def logits(self, observation: Floats) -> Floats:
-        """Logits ``(K, 19)`` of observations ``(K, 63)``; a recurrent one takes them in."""
+        """Logits ``(K, 19)`` of observations ``(K, 63)``; what remembers takes them in."""
+        if self._means is not None:
+            observation = self._means.extend(observation)
         x = ((observation - self._mean) * self._scale).astype(np.float32)
         if self._lstm:
             x = self._remember(x)
@@ -151,6 +159,7 @@ class LearnedPlanner:
 
     def _begin(self) -> None:
         self._step = np.full(len(self._seeds), -1, dtype=np.int64)
+        self._means = RunningMeans(len(self._seeds)) if self._remembers else None
         hidden = self._lstm[1].shape[1] if self._lstm else 0
         self._hidden = np.zeros((len(self._seeds), hidden), dtype=np.float32)
         self._cell = np.zeros_like(self._hidden)
@@ -168,11 +177,11 @@ class LearnedPlanner:
         """Refuse weights whose shapes do not chain from 63 observed numbers to 19 logits."""
         hidden = self._lstm[1].shape[1] if self._lstm else 0
         expected: list[tuple[tuple[int, ...], tuple[int, ...]]]
-        expected = [(a.shape, (_N_OBSERVED,)) for a in (self._mean, self._scale)]
+        expected = [(a.shape, (self._inputs,)) for a in (self._mean, self._scale)]
         if self._lstm:
             gates = 4 * hidden
             shapes: list[tuple[int, ...]]
-            shapes = [(gates, _N_OBSERVED), (gates, hidden), (gates,), (gates,)]
+            shapes = [(gates, self._inputs), (gates, hidden), (gates,), (gates,)]
             expected += zip((a.shape for a in self._lstm), shapes, strict=True)
         for weight, bias in self._layers:
             expected += [(weight.shape, (bias.size, width)), (bias.shape, (bias.size,))]
@@ -211,9 +220,23 @@ def from_spec(folder: str = "") -> LearnedPlanner:
 
 
 def planner_society() -> LearnedPlanner:
-    """The shipped planner, which was trained in the society tier."""
-    planner = LearnedPlanner.load(SHIPPED / "planner-society")
-    planner.name = "planner-society"
+    """The shipped planner that was trained in the society tier."""
+    return _shipped("planner-society")
+
+
+def planner_surrogate_society() -> LearnedPlanner:
+    """The shipped planner that was trained on the society's surrogate."""
+    return _shipped("planner-surrogate-society")
+
+
+def planner_embedded_en() -> LearnedPlanner:
+    """The shipped planner that was trained on the surrogate of ``embedded-en``."""
+    return _shipped("planner-embedded-en")
+
+
+def _shipped(name: str) -> LearnedPlanner:
+    planner = LearnedPlanner.load(SHIPPED / name)
+    planner.name = name
     return planner
 
 

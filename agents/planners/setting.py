@@ -6,7 +6,7 @@ import argparse
 import hashlib
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from mfenv.envs.social import TIERS, SocialEnv
 from mfenv.errors import MfenvError
 from mfenv.events.event import Event
 
-__all__ = ["Setting", "add_setting_arguments", "setting_of"]
+__all__ = ["Setting", "add_setting_arguments", "drawn_events", "setting_of", "surrogate_name"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +73,26 @@ class Setting:
                 f"no event of known truth, which the objective {self.objective!r} needs; allowed: "
                 "--objective polarization or target"
             )
-        if limit is not None and limit < len(kept):
-            shuffled = sorted(kept, key=lambda i: hashlib.sha256(i.encode()).digest())
-            truths = [one.scenarios.event(i).truth for i in shuffled]
-            turns = [truths[:k].count(truth) for k, truth in enumerate(truths)]
-            first = sorted(range(len(shuffled)), key=lambda k: (turns[k], truths[k] is True))
-            chosen = {shuffled[k] for k in first[:limit]}
-            kept = [i for i in kept if i in chosen]
+        if limit is not None:
+            kept = drawn_events(kept, [one.scenarios.event(i).truth for i in kept], limit)
         values = asdict(self) | {"event_ids": tuple(kept)}
         return Setting(**values), [one.scenarios.event(i) for i in kept]
+
+
+def drawn_events(ids: Sequence[str], truths: Sequence[bool | None], limit: int) -> list[str]:
+    """At most ``limit`` of the events, drawn by their ids, of true and false topics in turn."""
+    truth = dict(zip(ids, truths, strict=True))
+    shuffled = sorted(ids, key=lambda i: hashlib.sha256(i.encode()).digest())
+    turns = {i: [truth[x] for x in shuffled[:k]].count(truth[i]) for k, i in enumerate(shuffled)}
+    first = sorted(shuffled, key=lambda i: (turns[i], truth[i] is True))
+    chosen = {*first[:limit]}
+    return [i for i in ids if i in chosen]
+
+
+def surrogate_name(setting: Setting) -> str:
+    """The surrogate that a setting of that tier plays: the one that is given, or the default."""
+    default = inspect.signature(SocialEnv).parameters["surrogate"].default
+    return str(setting.more.get("surrogate", default))
 
 
 def add_setting_arguments(parser: argparse.ArgumentParser, dynamics: str) -> None:

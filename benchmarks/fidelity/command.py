@@ -14,15 +14,19 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mfenv
 from agents.prompts.fingerprint import prompts_digest
+from benchmarks.executors import add_executor_arguments, where_of
+from benchmarks.executors.schedule import duration
 from benchmarks.fidelity.cases import HALVES, Case, digest, list_digest
 from benchmarks.fidelity.conditions import CORE, STUDIES, Condition, conditions
+from benchmarks.fidelity.distribute import grid_files, grid_of, grid_tasks
 from benchmarks.fidelity.diversity import diversity
 from benchmarks.fidelity.entry import (
     CaseFacts,
@@ -57,7 +61,7 @@ from mfenv.dynamics.assemble import (
     check_names,
     method_names,
 )
-from mfenv.dynamics.journal import RunLock, canonical
+from mfenv.dynamics.journal import canonical
 from mfenv.dynamics.models import Annotator
 from mfenv.dynamics.records import StepRecord
 from mfenv.errors import MfenvError
@@ -89,6 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--results", type=Path, metavar="DIR", help="write the tables there as well")
     add("--name", metavar="NAME", help="of the tables' files (default: TRACK-BACKBONE)")
+    add_executor_arguments(parser)
 
 
 def declare_grid(parser: argparse.ArgumentParser) -> None:
@@ -303,6 +308,7 @@ def _long_enough(cases: Sequence[Case], condition: Condition) -> list[Case]:
 
 def run(args: argparse.Namespace) -> int:
     """Play, write the entry and the tables, print them."""
+    where = where_of(args)
     prepared = prepare(args, args.folder)
     out = args.out or prepared.folder / "entry"
     print(
@@ -310,8 +316,12 @@ def run(args: argparse.Namespace) -> int:
         file=sys.stderr,
         flush=True,
     )
-    with RunLock(prepared.folder):
-        scored = play(prepared)
+    with where.alone(prepared.folder):
+        if not where.direct:
+            where.fetch(grid_files(prepared), prepared.folder)
+            tasks = grid_tasks(prepared, grid_of(args), where.place(prepared.folder))
+            where.play(tasks, prepared.folder, _say)
+        scored = play(prepared, _say if where.direct else lambda text: None)
         _write(out, prepared, scored, _command(sys.argv[1:]))
     entry = load_entry(out)
     scores = score(entry)
@@ -334,22 +344,36 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def play(prepared: Prepared) -> dict[tuple[str, str], Any]:
-    """Play all conditions; returns the likelihoods of each (condition, method)."""
+def play(prepared: Prepared, say: Callable[[str], None]) -> dict[tuple[str, str], Any]:
+    """Play all conditions, or read them where they are done; ``say`` is told how far it is.
+
+    Returns the likelihoods of each (condition, method).
+    """
     scored = {}
     for plan in prepared.plans:
         told = -1
 
-        def tell(done: int, total: int, name: str = plan.condition.name) -> None:
+        def tell(
+            done: int,
+            total: int,
+            name: str = plan.condition.name,
+            begun: float = time.monotonic(),
+        ) -> None:
             nonlocal told
             if (share := 20 * done // total) > told:
                 told = share
-                print(f"{name}: {done} of {total} steps", file=sys.stderr, flush=True)
+                rate = done / max(time.monotonic() - begun, 1e-6)
+                left = "" if done == total else f", about {duration((total - done) / rate)} left"
+                say(f"{name}: {done} of {total} steps, {rate:,.0f}/s{left}")
 
         rollouts(plan, tell)
-        sums = likelihoods(plan) if prepared.likelihood else no_likelihoods(plan)
+        sums = likelihoods(plan, say) if prepared.likelihood else no_likelihoods(plan)
         scored.update({(plan.condition.name, m): x for m, x in sums.items()})
     return scored
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _write(out: Path, prepared: Prepared, scored: dict[tuple[str, str], Any], command: str) -> None:

@@ -16,17 +16,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.untrusted import (
+    MAX_LINE,
+    MAX_NUMBER,
+    is_number,
+    json_lines,
+    only_known,
+    parse_json,
+    read_bytes,
+    shown,
+    strangers,
+)
 from mfenv.distributions import counts
 from mfenv.dynamics.journal import canonical
 from mfenv.dynamics.records import StepRecord
@@ -46,7 +56,6 @@ __all__ = [
     "Written",
     "inspect_entry",
     "load_entry",
-    "read_json",
     "read_manifest",
     "read_texts",
     "text_folder",
@@ -58,15 +67,7 @@ FORMAT = "mfenv-entry/1"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+=._-]{0,99}")
 """What conditions and methods are called: they become names of files."""
 
-MAX_BYTES = 64 * 2**20
-"""Of one file. The core grid's largest has about 1 MB; a larger file is refused unread."""
-
-MAX_LINE = 2**20
-"""Bytes of ``entry.json``, and of one line of the other files."""
-
-_MAX_NUMBER = 2**53  # up to which a float counts every whole number
-_STRANGERS = 20  # files that are no part of an entry are named up to here
-
+_OPTIONAL = ("entry.json", "scores.json", "README.md")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SHORT = re.compile(r"[0-9a-f]{32}")
 Floats = NDArray[np.float64]
@@ -345,14 +346,14 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / "entry.json"
     if not path.is_file():
         raise MfenvError(f"{folder}: no entry: it has no entry.json")
-    value = _json(path, _bytes(path, MAX_LINE), "(all)")
+    value = parse_json(path, read_bytes(path, MAX_LINE), "(all)")
 
     def bad(name: str, problem: str) -> DataError:
         return DataError(str(path), "(all)", name, problem)
 
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise bad("format", f"this is no entry ({FORMAT})")
-    _only(bad, "", value, {*Manifest.__dataclass_fields__, "format"})
+    only_known(bad, "", value, {*Manifest.__dataclass_fields__, "format"})
     if re.search("[\ud800-\udfff]", json.dumps(value, ensure_ascii=False)):
         raise bad("(all)", "holds half a character (a lone surrogate)")
     for name, kind in (
@@ -382,8 +383,8 @@ def read_manifest(folder: Path) -> Manifest:
     seeds = value["seeds"]
     if not seeds or any(type(s) is not int or s < 0 for s in seeds) or len({*seeds}) < len(seeds):
         raise bad("seeds", "must be a list of different whole numbers of at least 0")
-    if max(seeds) >= _MAX_NUMBER:
-        raise bad("seeds", f"must be less than {_MAX_NUMBER}")
+    if max(seeds) >= MAX_NUMBER:
+        raise bad("seeds", f"must be less than {MAX_NUMBER}")
     if not 1 <= value["n_cases"] <= 10**6:
         raise bad("n_cases", "must be from 1 to 1,000,000")
     if not value["conditions"]:
@@ -398,7 +399,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise bad("data", "must hold file and sha256, nothing else")
     cost = value.get("cost")
     if cost is not None and not (
-        isinstance(cost, dict) and all(_number(x) and x >= 0 for x in cost.values())
+        isinstance(cost, dict) and all(is_number(x) and x >= 0 for x in cost.values())
     ):
         raise bad("cost", "must be null, or map currencies to numbers of at least 0")
     conditions = {
@@ -410,16 +411,10 @@ def read_manifest(folder: Path) -> Manifest:
     return Manifest(**known)
 
 
-def _only(bad: Any, where: str, value: Mapping[str, Any], known: Collection[str]) -> None:
-    """Refuse fields that the format does not know: nothing unseen travels in an entry."""
-    if strange := sorted(set(value) - {*known}):
-        raise bad(where + _shown(strange[0]), f"is not known; known: {', '.join(sorted(known))}")
-
-
 def _condition(bad: Any, name: str, value: Any, n_cases: int) -> ConditionFacts:
     where = f"conditions.{name}"
     if not NAME.fullmatch(name):
-        raise bad("conditions", f"{_shown(name)} is not allowed as a name: {NAME.pattern}")
+        raise bad("conditions", f"{shown(name)} is not allowed as a name: {NAME.pattern}")
     if not isinstance(value, dict):
         raise bad(where, "must be an object")
     for key in ("warmup", "horizon", "batch"):
@@ -432,7 +427,7 @@ def _condition(bad: Any, name: str, value: Any, n_cases: int) -> ConditionFacts:
         raise bad(f"{where}.methods", "must name at least one method")
     for method, identity in methods.items():
         if not NAME.fullmatch(method) or not isinstance(identity, str):
-            raise bad(f"{where}.methods", f"{_shown(method)} is not allowed: {NAME.pattern}")
+            raise bad(f"{where}.methods", f"{shown(method)} is not allowed: {NAME.pattern}")
     if (
         not isinstance(cases, list)
         or not cases
@@ -442,11 +437,11 @@ def _condition(bad: Any, name: str, value: Any, n_cases: int) -> ConditionFacts:
         raise bad(f"{where}.cases", f"must be growing whole numbers from 0 to {n_cases - 1}")
     usage = value.get("usage")
     if not isinstance(usage, dict) or not all(
-        _number(usage.get(k)) and usage[k] >= 0 for k in Usage.__dataclass_fields__
+        is_number(usage.get(k)) and usage[k] >= 0 for k in Usage.__dataclass_fields__
     ):
         raise bad(f"{where}.usage", f"must hold {', '.join(Usage.__dataclass_fields__)}")
-    _only(bad, f"{where}.usage.", usage, Usage.__dataclass_fields__)
-    _only(bad, f"{where}.", value, ConditionFacts.__dataclass_fields__)
+    only_known(bad, f"{where}.usage.", usage, Usage.__dataclass_fields__)
+    only_known(bad, f"{where}.", value, ConditionFacts.__dataclass_fields__)
     return ConditionFacts(
         warmup=value["warmup"],
         horizon=value["horizon"],
@@ -487,9 +482,9 @@ def inspect_entry(folder: Path) -> tuple[Entry | None, list[MfenvError]]:
     if strange := sorted(set(manifest.files) ^ needed):
         word = "missing" if strange[0] in needed else "not part of an entry"
         where = str(folder / "entry.json")
-        problems.append(DataError(where, "(all)", "files", f"{_shown(strange[0])} is {word}"))
+        problems.append(DataError(where, "(all)", "files", f"{shown(strange[0])} is {word}"))
         return None, problems
-    problems += _strangers(folder, needed)
+    problems += strangers(folder, needed, _OPTIONAL)
     cases = tried(_cases, folder, manifest)
     parts = {}
     for name, facts in manifest.conditions.items():
@@ -588,27 +583,6 @@ def _played(
     return played
 
 
-def _strangers(folder: Path, needed: set[str]) -> list[MfenvError]:
-    """Links, special files, and files and folders that are no part of an entry."""
-    allowed = needed | {"entry.json", "scores.json", "README.md"}
-    folders = {parent.as_posix() for name in needed for parent in PurePosixPath(name).parents}
-    problems: list[MfenvError] = []
-    for root, inside, files in os.walk(folder):
-        for path in (Path(root, name) for name in sorted([*inside, *files])):
-            name = path.relative_to(folder).as_posix()
-            if path.is_symlink():
-                problem = "is a link; an entry holds plain files only"
-            elif name in folders if path.is_dir() else name in allowed and path.is_file():
-                continue
-            else:
-                problem = "is no part of an entry; take it out"
-            problems.append(MfenvError(f"{folder}: {_shown(name)} {problem}"))
-        inside.sort()
-        if len(problems) >= _STRANGERS:
-            return problems[:_STRANGERS]
-    return problems
-
-
 def read_texts(entry: Entry, root: Path, condition: str, method: str) -> Iterator[Written]:
     """What a method wrote, by case, seed and step, from ``root/texts``.
 
@@ -649,66 +623,9 @@ def read_texts(entry: Entry, root: Path, condition: str, method: str) -> Iterato
         raise DataError(str(path), extra[0], "(all)", "more steps than there are")
 
 
-def _bytes(path: Path, most: int = MAX_BYTES) -> bytes:
-    """A file's bytes; one that is too large is refused before it is read."""
-    if path.is_symlink() or not path.is_file():
-        raise MfenvError(f"{path}: is missing, or no plain file")
-    size = path.stat().st_size
-    if size > most:
-        raise MfenvError(f"{path}: {size:,} bytes; allowed: at most {most:,}")
-    return path.read_bytes()
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file that a stranger made: not too large, no NaN, no name twice in an object."""
-    return _json(path, _bytes(path), "(all)")
-
-
-def _json(path: Path, data: bytes, where: str) -> Any:
-    try:
-        return json.loads(
-            data.decode("utf-8"), parse_constant=_refuse, object_pairs_hook=_each_once
-        )
-    except (ValueError, RecursionError) as error:
-        raise DataError(str(path), where, "(all)", f"no JSON: {error}") from None
-
-
-def _refuse(name: str) -> float:
-    raise ValueError(f"{name} is not allowed")
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        raise ValueError("a name is there twice in one object")
-    return value
-
-
-def _number(x: Any) -> bool:
-    return type(x) in (int, float) and abs(x) <= _MAX_NUMBER  # which NaN is not
-
-
-def _shown(x: Any) -> str:
-    """What was found, for a message: of a stranger's making, so it is cut."""
-    text = repr(x)
-    return text if len(text) <= 80 else f"{text[:79]}…"
-
-
 def _lines(folder: Path, manifest: Manifest, name: str) -> Iterator[tuple[str, Any]]:
     """(line, value) of a file of the public part, after its hash was checked."""
-    path = folder / name
-    data = _bytes(path)
-    if hashlib.sha256(data).hexdigest() != manifest.files[name]:
-        raise DataError(str(path), "(all)", "sha256", "the file is not the one that was entered")
-    if data and not data.endswith(b"\n"):
-        raise DataError(str(path), "last line", "(all)", "cut off")
-    for number, line in enumerate(data.splitlines(), start=1):
-        if len(line) > MAX_LINE:
-            raise DataError(str(path), f"line {number}", "(all)", f"longer than {MAX_LINE:,} bytes")
-        value = _json(path, line, f"line {number}")
-        if not isinstance(value, dict):
-            raise DataError(str(path), f"line {number}", "(all)", "must be an object")
-        yield f"line {number}", value
+    return json_lines(folder / name, manifest.files[name])
 
 
 def _cases(folder: Path, manifest: Manifest) -> list[CaseFacts]:
@@ -803,7 +720,7 @@ def _journal(
             raise DataError(str(path), where, "case", f"ends before {expected}")
         for key, x in expected.items():
             if value.get(key) != x or type(value.get(key)) is not type(x):
-                found = _shown(value.get(key))
+                found = shown(value.get(key))
                 raise DataError(str(path), where, key, f"{found} found, {x} expected")
         labels = _labels(path, where, "labels", value.get("labels"))
         if len(labels) != last - first + 1:
@@ -852,13 +769,13 @@ def _likelihood(folder: Path, manifest: Manifest, condition: str, method: str) -
     for i, (where, value) in enumerate(_lines(folder, manifest, name)):
         sums = value.get("sums")
         if value.get("case") != i or set(value) != {"case", "sums"}:
-            found = _shown(value.get("case"))
+            found = shown(value.get("case"))
             raise DataError(str(path), where, "case", f"{found} found, {i} expected")
         if sums is None:  # a served model that gives no log-probabilities
             rows.append([np.nan] * 3)
             continue
         if not (
-            isinstance(sums, list) and len(sums) == 3 and all(_number(x) and x >= 0 for x in sums)
+            isinstance(sums, list) and len(sums) == 3 and all(is_number(x) and x >= 0 for x in sums)
         ):
             raise DataError(str(path), where, "sums", "must be three numbers of at least 0")
         if sums[2] != facts.horizon or sums[1] < sums[2]:

@@ -1,15 +1,16 @@
 """The runs behind the figures: rollouts with journals, and teacher-forced likelihoods.
 
-Everything is cut into blocks that are a pure function of the task list. A block's runs (cases ×
-methods × seeds) advance in lockstep; each is journalled, so that a killed run goes on, and a block
-that is complete is read and not played again.
+Everything is cut into blocks that are a pure function of the task list, whoever plays them. A
+block's runs (cases × seeds of one method) advance in lockstep; each is journalled, so that a killed
+run goes on, and a block that is complete is read and not played again.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-import sys
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -32,9 +33,16 @@ from mfenv.labels import Labels
 __all__ = [
     "Plan",
     "Task",
+    "block_files",
     "blocks",
+    "cost",
+    "is_played",
+    "likelihood_block",
+    "likelihood_blocks",
+    "likelihood_path",
     "likelihoods",
     "no_likelihoods",
+    "play_block",
     "played",
     "process_of",
     "real_labels",
@@ -45,8 +53,9 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 
-WORLDS = 256
-"""Runs that advance together at most: more of them are no faster, and a kill loses more."""
+WORLDS = 64
+"""Runs that advance together at most: more of them are hardly faster, and fewer blocks keep fewer
+workers busy."""
 
 _SCORED = 8  # cases whose teacher-forced steps are scored together, and kept together
 
@@ -81,58 +90,86 @@ class Task:
 
 
 def blocks(plan: Plan) -> list[list[Task]]:
-    """All tasks of a condition, in blocks of whole cases with at most ``WORLDS`` runs."""
-    runs = len(plan.methods) * len(plan.seeds)
-    size = max(1, WORLDS // runs)
+    """All tasks of a condition, in blocks of one method and whole cases, ``WORLDS`` runs at most.
+
+    A method's cases are cut into parts of one size, as far as that goes.
+    """
+    most = max(1, WORLDS // len(plan.seeds))
+    parts = -(-len(plan.cases) // most)
+    edges = [len(plan.cases) * k // parts for k in range(parts + 1)]
     return [
-        [
-            Task(case, method, seed)
-            for case in range(start, min(start + size, len(plan.cases)))
-            for method in plan.methods
-            for seed in plan.seeds
-        ]
-        for start in range(0, len(plan.cases), size)
+        [Task(case, method, seed) for case in range(start, stop) for seed in plan.seeds]
+        for method in plan.methods
+        for start, stop in itertools.pairwise(edges)
     ]
+
+
+def cost(plan: Plan, tasks: Sequence[Task]) -> float:
+    """Decisions that a block asks of its policy model, a calibration's candidates included."""
+    total = 0
+    for task in tasks:
+        calibration = _pair(plan, task).calibration
+        if calibration is None:
+            total += plan.condition.horizon
+        else:
+            total += calibration.candidates * (plan.condition.horizon + plan.condition.warmup)
+    return float(total)
 
 
 def rollouts(plan: Plan, tell: Callable[[int, int], None]) -> None:
     """Play what is not yet in the journals; ``tell`` hears (steps done, steps in all)."""
     parts = blocks(plan)
-    steps = process_of(plan, parts[0][0]).total_steps
-    total = steps * sum(map(len, parts))
+    total = process_of(plan, parts[0][0]).total_steps * sum(map(len, parts))
     done = 0
 
-    def on_step(_: int, __: StepRecord) -> None:
+    def on_steps(steps: int) -> None:
         nonlocal done
-        done += 1
+        done += steps
         tell(done, total)
 
     for tasks in parts:
-        processes = [process_of(plan, task) for task in tasks]
-        together = digest(repr([(t.case, t.method, t.seed) for t in tasks]))[:16]
-        with ExitStack() as stack:
-            journals = [
-                stack.enter_context(
-                    Journal(
-                        path_of(plan, task),
-                        {
-                            **process.identity(),
-                            **plan.identity,
-                            "method": _pair(plan, task).identity(task.method),
-                            # Which runs share a batch decides the last bits of a float.
-                            "together": together,
-                        },
-                    )
+        play_block(plan, tasks, on_steps)
+
+
+def play_block(
+    plan: Plan, tasks: Sequence[Task], on_steps: Callable[[int], None] = lambda steps: None
+) -> None:
+    """Play a block, or the rest of it; ``on_steps`` hears of steps, replayed ones included."""
+    processes = [process_of(plan, task) for task in tasks]
+    together = digest(repr([(t.case, t.method, t.seed) for t in tasks]))[:16]
+    with ExitStack() as stack:
+        journals = [
+            stack.enter_context(
+                Journal(
+                    path_of(plan, task),
+                    {
+                        **process.identity(),
+                        **plan.identity,
+                        "method": _pair(plan, task).identity(task.method),
+                        # Which runs share a batch decides the last bits of a float.
+                        "together": together,
+                    },
                 )
-                for task, process in zip(tasks, processes, strict=True)
-            ]
-            if all(
-                len(j.records) == p.total_steps for j, p in zip(journals, processes, strict=True)
-            ):
-                done += steps * len(tasks)
-                tell(done, total)
-                continue
-            run_journals(processes, journals, on_step=on_step)
+            )
+            for task, process in zip(tasks, processes, strict=True)
+        ]
+        if all(len(j.records) == p.total_steps for j, p in zip(journals, processes, strict=True)):
+            on_steps(sum(p.total_steps for p in processes))
+            return
+        run_journals(processes, journals, on_step=lambda i, record: on_steps(1))
+
+
+def is_played(plan: Plan, tasks: Sequence[Task]) -> bool:
+    """Whether the journals of a block seem to be whole: all are there, with all their lines."""
+    steps = process_of(plan, tasks[0]).total_steps
+    paths = [path_of(plan, task) for task in tasks]
+    return all(p.exists() and p.read_bytes().count(b"\n") == 1 + steps for p in paths)
+
+
+def block_files(plan: Plan, tasks: Sequence[Task]) -> list[Path]:
+    """The journals of a block and their timings."""
+    paths = [path_of(plan, task) for task in tasks]
+    return [file for path in paths for file in (path, timings_path(path))]
 
 
 def path_of(plan: Plan, task: Task) -> Path:
@@ -195,26 +232,39 @@ def process_of(plan: Plan, task: Task, calibrated: bool = True) -> MeanFieldProc
 # -- likelihoods -------------------------------------------------------------------------------
 
 
-def likelihoods(plan: Plan) -> dict[str, Floats]:
+def likelihoods(plan: Plan, say: Callable[[str], None]) -> dict[str, Floats]:
     """Teacher-forced scores: method → ``(cases, 3)`` sums of -log p, tokens and actions."""
     result: dict[str, list[list[float]]] = {}
-    key = hashlib.sha256(canonical({**plan.identity, "methods": _identities(plan)})).hexdigest()
-    for start in range(0, len(plan.cases), _SCORED):
-        block = range(start, min(start + _SCORED, len(plan.cases)))
-        path = plan.folder / "likelihoods" / plan.condition.name / f"{key[:10]}-{start}.json"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(".part")
-            part.write_text(json.dumps(score_block(plan, block)))
-            part.replace(path)
-        for method, rows in json.loads(path.read_text()).items():
+    for block in likelihood_blocks(plan):
+        for method, rows in likelihood_block(plan, block).items():
             result.setdefault(method, []).extend(rows)
-        print(
-            f"{plan.condition.name}: likelihood of {block.stop} of {len(plan.cases)} cases",
-            file=sys.stderr,
-            flush=True,
-        )
+        say(f"{plan.condition.name}: likelihood of {block.stop} of {len(plan.cases)} cases")
     return {method: np.array(rows) for method, rows in result.items()}
+
+
+def likelihood_blocks(plan: Plan) -> list[range]:
+    """Cases whose likelihoods are computed together."""
+    count = len(plan.cases)
+    return [range(start, min(start + _SCORED, count)) for start in range(0, count, _SCORED)]
+
+
+def likelihood_path(plan: Plan, block: range) -> Path:
+    """Where the likelihoods of a block are kept."""
+    key = hashlib.sha256(canonical({**plan.identity, "methods": _identities(plan)})).hexdigest()
+    name = f"{key[:10]}-{block.start}.json"
+    return plan.folder / "likelihoods" / plan.condition.name / name
+
+
+def likelihood_block(plan: Plan, block: range) -> dict[str, list[list[float]]]:
+    """The likelihoods of a block of cases by method, computed if they are not there yet."""
+    path = likelihood_path(plan, block)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}.part")
+        part.write_text(json.dumps(score_block(plan, block)))
+        part.replace(path)
+    rows: dict[str, list[list[float]]] = json.loads(path.read_text())
+    return rows
 
 
 def _identities(plan: Plan) -> list[str]:

@@ -1,7 +1,6 @@
 """``mfenv bench plan``: what a grid will take, before anything runs: decisions, tokens, hours.
 
-A part of the grid is played for a moment, with as many runs together as it will have, and what that
-took is scaled up. Nothing of it is kept.
+A part of the grid is played for a moment, and what that took is scaled up. Nothing of it is kept.
 """
 
 from __future__ import annotations
@@ -15,11 +14,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.executors.schedule import duration
 from benchmarks.fidelity.command import declare_grid, prepare
 from benchmarks.fidelity.measure import Plan, blocks, process_of, score_block
+from benchmarks.throughput.prices import Prices, add_prices
 from mfenv.cli import integer
 from mfenv.dynamics.process import advance, warm_up
-from mfenv.errors import MfenvError
 
 __all__ = ["HELP", "Estimate", "add_arguments", "estimate", "run"]
 
@@ -52,24 +52,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RUNS",
         help="so many runs are played for two steps to see how long they take (%(default)s)",
     )
-    for kind in ("prompt", "completion"):
-        add(
-            f"--{kind}-price",
-            type=float,
-            metavar="PRICE",
-            help=f"of a million {kind} tokens of a served model, in your currency",
-        )
+    add_prices(parser)
     add("--json", action="store_true", help="print JSON only")
 
 
 def estimate(plan: Plan, probe: int, likelihood: bool) -> Estimate:
     """Play ``probe`` runs of a condition for two steps and scale up."""
     tasks = [task for block in blocks(plan) for task in block]
-    first = blocks(plan)[0]
     # Spread over cases, methods and seeds as the whole grid is.
-    chosen = [
-        first[i * len(first) // min(probe, len(first))] for i in range(min(probe, len(first)))
-    ]
+    count = min(probe, len(tasks))
+    chosen = [tasks[i * len(tasks) // count] for i in range(count)]
     processes = [process_of(plan, task) for task in chosen]
     started = time.perf_counter()
     warm_up(processes)
@@ -94,18 +86,9 @@ def estimate(plan: Plan, probe: int, likelihood: bool) -> Estimate:
     return Estimate(len(tasks), len(tasks) * horizon, tokens[0], tokens[1], seconds)
 
 
-def _duration(seconds: float) -> str:
-    """In the unit that a person would plan with."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
 def run(args: argparse.Namespace) -> int:
     """Probe every condition and print what it will take."""
-    prices = [args.prompt_price, args.completion_price]
-    if any(p is not None and p < 0 for p in prices):
-        raise MfenvError("a price below 0 is not allowed; allowed: 0 or more")
+    prices = Prices.of(args)
     prepared = prepare(args)
     found = {
         plan.condition.name: estimate(plan, args.probe, prepared.likelihood)
@@ -113,9 +96,7 @@ def run(args: argparse.Namespace) -> int:
     }
     keys = list(Estimate.__dataclass_fields__)
     total = Estimate(*(sum(getattr(e, key) for e in found.values()) for key in keys))
-    cost = None
-    if None not in prices:
-        cost = (total.prompt_tokens * prices[0] + total.completion_tokens * prices[1]) / 1e6
+    cost = prices.cost(total.prompt_tokens, total.completion_tokens)
     if args.json:
         rows = {
             name: {k: getattr(e, k) for k in keys} for name, e in {**found, "total": total}.items()
@@ -132,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
             f"{e.decisions:,}",
             f"{e.prompt_tokens:,}",
             f"{e.completion_tokens:,}",
-            _duration(e.seconds),
+            duration(e.seconds),
         )
     console = Console()
     console.print(table)

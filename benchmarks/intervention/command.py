@@ -14,6 +14,7 @@ from typing import Any
 
 import mfenv
 from agents.planners.setting import add_setting_arguments, setting_of
+from benchmarks.executors import add_executor_arguments, where_of
 from benchmarks.fidelity import machine
 from benchmarks.intervention.entry import Entry, load_entry, write_entry
 from benchmarks.intervention.gate import fidelity_of
@@ -59,11 +60,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, metavar="DIR", help="runs and entry (default: runs/intervention-…)")
     add("--results", type=Path, default=Path("benchmarks/results"), metavar="DIR")
     add("--name", metavar="NAME", help="of the result's files (default: intervention-TIER)")
+    add_executor_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Check that the fidelity is known, play, write the entry, score it, print the tables."""
     split = args.split or (None if args.events else "test")
+    where = where_of(args)
     setting, events = setting_of(args, args.events, split).chosen(args.limit_events)
     path = args.tuned or shipped_tuned(setting.objective)
     tuned = {} if path is None else read_tuned(path)
@@ -77,17 +80,17 @@ def run(args: argparse.Namespace) -> int:
     cheaper = None if args.compare_with is None else _entry_of(args.compare_with)
     digest = hashlib.sha256(canonical(facts)).hexdigest()[:10]
     out = args.out or Path("runs") / f"intervention-{setting.dynamics}-{digest}"
-    episodes = run_all(runs, out / "parts", facts)
+    episodes = run_all(runs, out / "parts", facts, where)
     entry = Entry.of(
         setting,
         events,
         episodes,
         planners=facts["planners"],
         seeds=args.seeds,
-        models={k: facts[k] for k in ("backbone",) if k in facts},
+        models={k: facts[k] for k in ("backbone", "surrogate") if k in facts},
         package=mfenv.__version__,
         machine=machine(),
-        command=_command(sys.argv[1:]),
+        command=_command(sys.argv[1:], args.events),
     )
     write_entry(out / "entry", entry)
     result = evaluate(load_entry(out / "entry"), known.as_json(), cheaper)
@@ -122,12 +125,12 @@ def evaluate(
     }
 
 
-def _command(argv: Sequence[str]) -> str:
+def _command(argv: Sequence[str], events: str | None) -> str:
     """The command, but for where it writes and where on this disk files lie."""
     words, skip, path = ["mfenv", "bench", "intervention"], False, False
     writes, reads = ("--out", "--results"), ("--compare-with", "--fidelity", "--tuned")
     for word in argv[2:] if list(argv[:2]) == ["bench", "intervention"] else []:
         if not skip and not word.startswith(tuple(f"{w}=" for w in writes)) and word not in writes:
-            words.append(Path(word).name if path else word)
+            words.append(Path(word).name if path or word == events else word)
         skip, path = word in writes, word in reads
     return shlex.join(words)

@@ -14,14 +14,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from agents.planners.setting import Setting
-from mfenv import plugins
-from mfenv.dynamics.surrogate.find import GROUP, build_surrogate
+from agents.planners.setting import Setting, surrogate_name
+from mfenv.dynamics.surrogate.find import build_surrogate
 from mfenv.envs.scenarios import SYNTHETIC
 from mfenv.errors import DataError, MfenvError
 
-__all__ = ["Fidelity", "fidelity_of"]
+__all__ = ["Fidelity", "fidelity_of", "measured_fidelity", "same_model", "stated_fidelity"]
 
+_IDENTITY = ("name", "revision")
 _SHIPPED = Path(__file__).parent.parent / "results"
 
 
@@ -35,9 +35,18 @@ class Fidelity:
     source: str | None = None
     """Name of the result it comes from."""
     kl: Mapping[str, float | None] | None = None
-    """Mean KL(real ‖ simulated) in nats with its interval."""
+    """Mean KL(real ‖ simulated) in nats with its interval; of a surrogate that of its rollouts to
+    those of its tier."""
     floor: float | None = None
     persistence: float | None = None
+
+    @property
+    def short(self) -> str:
+        """The same in a few words, for a cell."""
+        if self.kl is None:
+            return "exact, not of people"
+        parts = {"KL": self.kl["mean"], "floor": self.floor, "persistence": self.persistence}
+        return ", ".join(f"{name} {x:.3f}" for name, x in parts.items() if x is not None)
 
     def as_json(self) -> dict[str, Any]:
         """As JSON values."""
@@ -47,12 +56,24 @@ class Fidelity:
 def fidelity_of(
     setting: Setting, backbone: Mapping[str, Any] | None, given: Sequence[Path] = ()
 ) -> Fidelity:
-    """The fidelity of a setting's simulator.
+    """The fidelity of a setting's simulator, whose models are at hand.
 
     ``backbone`` is its description; ``given`` are results of ``mfenv bench fidelity``, else those
     that come with the project are looked through. Raises ``MfenvError`` that names the command to
     measure it where it is not known.
     """
+    models: dict[str, Mapping[str, Any]] = {} if backbone is None else {"backbone": backbone}
+    if setting.dynamics == "surrogate":
+        name = surrogate_name(setting)
+        revision = build_surrogate(name).revision
+        models["surrogate"] = {"name": Path(name).name, "revision": revision}
+    return stated_fidelity(setting, models, given)
+
+
+def stated_fidelity(
+    setting: Setting, models: Mapping[str, Mapping[str, Any]], given: Sequence[Path] = ()
+) -> Fidelity:
+    """The same from what an entry states of its models; none of them is built."""
     if setting.dynamics == "society":
         return Fidelity(
             "synthetic society",
@@ -60,8 +81,8 @@ def fidelity_of(
             "rules, not a model of people",
         )
     if setting.dynamics == "surrogate":
-        return _surrogate(setting, given)
-    assert backbone is not None
+        return _surrogate(models.get("surrogate", {}), given)
+    backbone = models.get("backbone", {})
     name, method = str(backbone.get("name", setting.backbone)), setting.method
     # What was measured on synthetic events comes first where such events are played.
     synthetic = setting.events in (None, SYNTHETIC)
@@ -70,11 +91,10 @@ def fidelity_of(
     )
     for path in paths:
         value = _read(path, strict=bool(given))
-        if value is None or not _same(value.get("backbone"), backbone):
+        if value is None or not same_model(value.get("backbone"), backbone):
             continue
-        row = value.get("kl", {}).get(method)
-        if row is not None:
-            return _measured(path, value, f"{name} ({method})", row)
+        if method in value.get("kl", {}):
+            return measured_fidelity(path.name, value, f"{name} ({method})", method)
     where = ", ".join(p.name for p in given) if given else "no result that comes with the project"
     raise MfenvError(
         f"the fidelity of {name} (revision {backbone.get('revision', 'unknown')}) with the method "
@@ -84,17 +104,18 @@ def fidelity_of(
     )
 
 
-def _surrogate(setting: Setting, given: Sequence[Path]) -> Fidelity:
+def _surrogate(stated: Mapping[str, Any], given: Sequence[Path]) -> Fidelity:
     """What the calibration report says of the surrogate, for its very parameters."""
-    name = str(setting.more.get("surrogate", "embedded-en"))
-    revision = build_surrogate(name).revision
+    name, revision = str(stated.get("name", "?")), stated.get("revision")
     for path in list(given) or sorted(_SHIPPED.glob("surrogate-*.json")):
         value = _read(path, strict=bool(given))
-        if value is None or value.get("revision") != revision:
+        if value is None or revision is None or value.get("revision") != revision:
             continue
         try:
             step, felt = value["one step"], value.get("response")
             last = max(value["rollout, steps"].items(), key=lambda x: int(x[0].split()[0]))
+            kl = {"mean": float(last[1]["surrogate"]), "low": None, "high": None}
+            floor, persistence = float(last[1]["floor"]), float(last[1]["persistence"])
             text = (
                 f"one-step KL to held-out episodes of its tier {step['surrogate']:.3f} nats "
                 f"(continuing the last shares {step['persistence']:.3f}, noise floor "
@@ -109,11 +130,11 @@ def _surrogate(setting: Setting, given: Sequence[Path]) -> Fidelity:
         except (KeyError, TypeError, ValueError, IndexError) as error:
             problem = f"no report of mfenv train surrogate: {error}"
             raise DataError(str(path), "(all)", "one step", problem) from None
-        shown = name if name in plugins.names(GROUP) else Path(name).name
-        return Fidelity(f"surrogate {shown}", text, path.name)
+        return Fidelity(f"surrogate {name}", text, path.name, kl, floor, persistence)
     raise MfenvError(
-        f"the fidelity of the surrogate {name!r} (revision {revision}) is unknown, so its outcomes "
-        f"are not shown; give the report that mfenv train surrogate wrote: --fidelity FILE.json"
+        f"the fidelity of the surrogate {name!r} (revision {revision or 'not stated'}) is unknown, "
+        f"so its outcomes are not shown; give the report that mfenv train surrogate wrote: "
+        f"--fidelity FILE.json"
     )
 
 
@@ -132,19 +153,25 @@ def _read(path: Path, strict: bool) -> dict[str, Any] | None:
     return None
 
 
-def _same(measured: Any, backbone: Mapping[str, Any]) -> bool:
+def same_model(measured: Any, backbone: Mapping[str, Any]) -> bool:
     """Whether a result is of this backbone: the same name and revision."""
     models = measured if isinstance(measured, list) else []
     return any(
         isinstance(m, dict)
-        and all(str(m.get(k)) == str(backbone.get(k)) for k in ("name", "revision"))
+        and all(m.get(k) is not None and str(m[k]) == str(backbone.get(k)) for k in _IDENTITY)
         for m in models
     )
 
 
-def _measured(path: Path, value: Mapping[str, Any], simulator: str, row: Any) -> Fidelity:
-    others = value["kl"]
-    track = str(value.get("track") or value.get("suite") or path.stem)
+def measured_fidelity(
+    source: str, value: Mapping[str, Any], simulator: str, method: str
+) -> Fidelity:
+    """The fidelity of a method, from a result of ``mfenv bench fidelity`` that has it.
+
+    Raises ``DataError`` where ``value`` is no such result.
+    """
+    others, row = value["kl"], value["kl"][method]
+    track = str(value.get("track") or value.get("suite") or Path(source).stem)
     try:
         kl = {k: row[k] for k in ("mean", "low", "high")}
         floor, persistence = (
@@ -156,7 +183,7 @@ def _measured(path: Path, value: Mapping[str, Any], simulator: str, row: Any) ->
         text = f"mean KL to the real population {kl['mean']:.3f} nats on {track}"
     except (KeyError, TypeError, ValueError) as error:
         problem = f"no result of mfenv bench fidelity: {error}"
-        raise DataError(str(path), "(all)", "kl", problem) from None
+        raise DataError(source, "(all)", "kl", problem) from None
     if kl["low"] is not None and kl["high"] is not None:
         text += f" [{kl['low']:.3f}, {kl['high']:.3f}]"
     text += f"; noise floor {floor:.3f}"
@@ -164,4 +191,4 @@ def _measured(path: Path, value: Mapping[str, Any], simulator: str, row: Any) ->
         text += f"; continuing the warm-up's shares {persistence:.3f}"
         if kl["mean"] > persistence:
             text += ", which is closer: this simulator is not a good forecaster of real people"
-    return Fidelity(simulator, text, path.name, kl, floor, persistence)
+    return Fidelity(simulator, text, source, kl, floor, persistence)

@@ -20,17 +20,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.planners.base import Planner, build_planner
+from agents.planners.base import build_planner
 from agents.planners.play import Lane, play
-from agents.planners.setting import Setting
-from mfenv.dynamics.assemble import build_backbone
-from mfenv.dynamics.journal import RunLock, canonical
+from agents.planners.setting import Setting, surrogate_name
+from benchmarks.executors import HERE, Task, Where
+from mfenv.dynamics.assemble import backbone_identity, build_backbone
+from mfenv.dynamics.journal import canonical
+from mfenv.dynamics.surrogate.find import build_surrogate
 from mfenv.errors import DataError
 from mfenv.labels import N_LABELS
 
-__all__ = ["LANES", "Episodes", "Part", "Runs", "identity", "plan_parts", "run_all"]
+__all__ = [
+    "LANES",
+    "Episodes",
+    "Part",
+    "Piece",
+    "Runs",
+    "described",
+    "identity",
+    "on_disk",
+    "plan_parts",
+    "play_piece",
+    "run_all",
+]
 
-FORMAT = "mfenv-intervention-part/1"
+FORMAT = "mfenv-intervention-part/2"
 
 LANES: Mapping[str, int] = {"llm": 64}
 """Episodes that step together at most, by tier; 1024 elsewhere."""
@@ -63,12 +77,18 @@ class Episodes:
 def identity(runs: Runs) -> dict[str, Any]:
     """What the numbers hang on, as JSON values."""
     models = {}
+    setting = asdict(runs.setting)
     if runs.setting.dynamics == "llm":
+        setting["backbone"] = backbone_identity(runs.setting.backbone)
         models["backbone"] = build_backbone(runs.setting.backbone).describe()
+    if runs.setting.dynamics == "surrogate":
+        name = surrogate_name(runs.setting)
+        revision = build_surrogate(name).revision
+        models["surrogate"] = {"name": Path(name).name, "revision": revision}
     return {
-        "setting": json.loads(canonical(asdict(runs.setting))),
+        "setting": json.loads(canonical(setting)),
         "planners": {
-            label: dict(zip(("name", "revision"), _described(name), strict=True))
+            label: dict(zip(("name", "revision"), described(name), strict=True))
             for label, name in runs.planners.items()
         },
         "seeds": runs.seeds,
@@ -76,7 +96,7 @@ def identity(runs: Runs) -> dict[str, Any]:
     }
 
 
-def _described(name: str) -> tuple[str, str]:
+def described(name: str) -> tuple[str, str]:
     """How a planner is shown, without the folders of this disk, and a hash of files it reads.
 
     A planner that comes with a package has its own ``revision``, if it has learned anything.
@@ -85,10 +105,10 @@ def _described(name: str) -> tuple[str, str]:
     shown, own = planner.name, str(getattr(planner, "revision", ""))
     read = False
     for piece in name.split("|"):
-        while ":" in piece and not Path(piece).exists():
+        while ":" in piece and not on_disk(piece):
             piece = piece.partition(":")[2]
             path = Path(piece)
-            if not piece or not path.exists():
+            if not piece or not on_disk(piece):
                 continue
             shown = shown.replace(piece, path.resolve().name)
             for file in [path] if path.is_file() else sorted(path.rglob("*")):
@@ -97,6 +117,14 @@ def _described(name: str) -> tuple[str, str]:
                     digest.update(hashlib.sha256(file.read_bytes()).digest())
                     read = True
     return shown, digest.hexdigest()[:16] if read else own
+
+
+def on_disk(text: str) -> bool:
+    """Whether a part of a planner's name is a path of this disk."""
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):  # too long for a path, as schedules can be, or no path
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,45 +153,86 @@ def plan_parts(runs: Runs, facts: Mapping[str, Any] | None = None) -> list[Part]
         for first in range(0, len(pairs), most):
             chosen = pairs[first : first + most]
             lanes = [Lane(runs.planners[label], e, s) for e, s in chosen]
-            value = {**shared, "setting": setting, "planner": planner, "episodes": chosen}
+            value = {
+                **shared, "format": FORMAT, "setting": setting, "planner": planner,
+                "episodes": chosen,
+            }  # fmt: skip
             parts.append(Part(label, lanes, hashlib.sha256(canonical(value)).hexdigest()))
     return parts
 
 
-def run_all(runs: Runs, folder: Path, facts: Mapping[str, Any] | None = None) -> Episodes:
+def run_all(
+    runs: Runs,
+    folder: Path,
+    facts: Mapping[str, Any] | None = None,
+    where: Where = HERE,
+) -> Episodes:
     """Play what is not there yet, and read everything."""
     parts = plan_parts(runs, facts)
-    arguments = runs.setting.arguments()
-    built: dict[str, Planner] = {}
-    with RunLock(folder):
-        for number, part in enumerate(parts, start=1):
-            path = _path(folder, part)
-            if path.exists():
-                continue
-            begun = time.monotonic()
-            name = part.lanes[0].planner
-            built.setdefault(name, build_planner(name))
-            played = play(arguments, built, part.lanes)
-            rows = [
-                {
-                    "event": lane.event_id,
-                    "seed": lane.seed,
-                    "steps": int(played.steps[i]),
-                    "wanted": played.wanted[i].tolist(),
-                    "counts": played.counts[i].tolist(),
-                    "warmup": played.warmup[i].tolist(),
-                    "credibility": float(played.credibility[i]),
-                }
-                for i, lane in enumerate(part.lanes)
+    with where.alone(folder):
+        where.fetch([_path(folder, part).name for part in parts], folder)
+        for torn in folder.glob("*.part"):
+            torn.unlink()
+        left = [part for part in parts if not _path(folder, part).exists()]
+        if where.direct:
+            for part in left:
+                begun = time.monotonic()
+                _play(part, runs.setting, folder)
+                _say(
+                    f"part {parts.index(part) + 1} of {len(parts)}: {part.label}, "
+                    f"{len(part.lanes)} episodes, {time.monotonic() - begun:.0f} s"
+                )
+        else:
+            tasks = [
+                Task(
+                    name=f"{part.label}, part {parts.index(part) + 1} of {len(parts)}",
+                    play=play_piece,
+                    argument=Piece(part, runs.setting),
+                    cost=float(len(part.lanes) * runs.setting.horizon * runs.setting.batch),
+                    files=(_path(folder, part).name,),
+                    place=where.place(folder),
+                    here=str(Path.cwd()),
+                )
+                for part in left
             ]
-            _write(path, [{"format": FORMAT, "part": part.key}, *rows])
-            print(
-                f"part {number} of {len(parts)}: {part.label}, {len(part.lanes)} episodes, "
-                f"{time.monotonic() - begun:.0f} s",
-                file=sys.stderr,
-                flush=True,
-            )
+            where.play(tasks, folder, _say)
         return _gather(runs, folder, parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part and what it is played in."""
+
+    part: Part
+    setting: Setting
+
+
+def play_piece(piece: Piece, folder: Path) -> None:
+    """Play a part whose file is to be in a folder, unless it is there."""
+    if not _path(folder, piece.part).exists():
+        _play(piece.part, piece.setting, folder)
+
+
+def _play(part: Part, setting: Setting, folder: Path) -> None:
+    name = part.lanes[0].planner
+    played = play(setting.arguments(), {name: build_planner(name)}, part.lanes)
+    rows = [
+        {
+            "event": lane.event_id,
+            "seed": lane.seed,
+            "steps": int(played.steps[i]),
+            "wanted": played.wanted[i].tolist(),
+            "counts": played.counts[i].tolist(),
+            "warmup": played.warmup[i].tolist(),
+            "credibility": float(played.credibility[i]),
+        }
+        for i, lane in enumerate(part.lanes)
+    ]
+    _write(_path(folder, part), [{"format": FORMAT, "part": part.key}, *rows])
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _path(folder: Path, part: Part) -> Path:
@@ -171,7 +240,7 @@ def _path(folder: Path, part: Part) -> Path:
 
 
 def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    temporary = path.with_suffix(".part")
+    temporary = path.with_suffix(f".{os.getpid()}.part")
     with temporary.open("wb") as file:
         file.writelines(canonical(row) for row in rows)
         file.flush()

@@ -25,12 +25,27 @@ from mfenv.errors import MfenvError
 from mfenv.labels import NAMES
 from mfenv.noise import generator
 
-__all__ = ["ORACLE", "Outcomes", "interval_json", "outcomes", "score", "smooth", "transfer"]
+__all__ = [
+    "ORACLE",
+    "SAME",
+    "Outcomes",
+    "interval_json",
+    "outcomes",
+    "score",
+    "smooth",
+    "surviving",
+    "transfer",
+]
 
 Floats = NDArray[np.float64]
 
 ORACLE = "oracle"
 """The label that regret is measured against, where it was run."""
+
+SAME: tuple[str, ...] = (
+    "objective", "target", "horizon", "budget", "cost_weight", "batch", "warmup"
+)  # fmt: skip
+"""Fields of the setting in which two tiers must agree to be compared."""
 
 WIDTH = 3
 """Steps that peak and time to half average over."""
@@ -194,7 +209,7 @@ def transfer(entry: Entry, other: Entry) -> dict[str, Any]:
     of mean net uplifts, its interval a paired bootstrap over the events; there is none where the
     uplift in ``other`` is not clearly above 0. Raises ``MfenvError`` where they cannot be compared.
     """
-    for name in ("objective", "target", "horizon", "budget", "cost_weight", "batch", "warmup"):
+    for name in SAME:
         ours, theirs = getattr(entry.setting, name), getattr(other.setting, name)
         if ours != theirs:
             raise MfenvError(f"the tiers differ in {name}: {ours!r} and {theirs!r}")
@@ -214,26 +229,28 @@ def transfer(entry: Entry, other: Entry) -> dict[str, Any]:
             continue
         if dict(entry.planners[label]) != dict(other.planners[label]):
             raise MfenvError(f"planner {label!r} is another one in the other tier")
-        here = {"uplift": a.uplift, "net": a.net}
-        there = {"uplift": b.uplift, "net": b.net}
-        row: dict[str, Any] = {}
-        for measure in here:
-            x = here[measure][ours.index(label)]
-            y = there[measure][theirs.index(label)][:, index]
-            base = hierarchical_bootstrap(y, _rng(0))
-            share = ratio(x, y, _rng(2)) if base.low > 0 else None
-            row[measure] = {
-                "here": _interval(x),
-                "there": interval_json(base),
-                "share": None if share is None else interval_json(share),
-            }
-        rows[label] = row
+        p, q = ours.index(label), theirs.index(label)
+        rows[label] = {
+            "uplift": surviving(a.uplift[p], b.uplift[q][:, index]),
+            "net": surviving(a.net[p], b.net[q][:, index]),
+        }
     if not rows:
         raise MfenvError(
             f"the tiers share no planner but none; this one has {', '.join(ours[1:])}, the other "
             f"{', '.join(theirs[1:])}"
         )
     return {"tiers": [entry.setting.dynamics, other.setting.dynamics], "planners": rows}
+
+
+def surviving(here: Floats, there: Floats) -> dict[str, Any]:
+    """How much of what a planner gains ``there`` ``(S', E)`` is left ``here`` ``(S, E)``."""
+    base = hierarchical_bootstrap(there, _rng(0))
+    share = ratio(here, there, _rng(2)) if base.low > 0 else None
+    return {
+        "here": _interval(here),
+        "there": interval_json(base),
+        "share": None if share is None else interval_json(share),
+    }
 
 
 def _rng(purpose: int) -> np.random.Generator:

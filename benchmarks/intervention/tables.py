@@ -7,13 +7,14 @@ from typing import Any
 
 from benchmarks.fidelity.tables import show
 
-__all__ = ["markdown"]
+__all__ = ["HARM", "markdown"]
 
-_HARM = {
+HARM = {
     "misbelief": "the share that believes a false topic or doubts a true one",
     "polarization": "4 · P(support) · P(oppose)",
     "target": "KL(target ‖ population) in nats",
 }
+"""What each objective counts as harm."""
 _FINAL = ("belief/believe", "rumor/spread", "stance/support", "stance/oppose", "behavior/share")
 
 
@@ -34,7 +35,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         "",
         "## Uplift over no intervention",
         "",
-        f"Harm: {_HARM[setting['objective']]}, mean over the {setting['horizon']} steps. Uplift: "
+        f"Harm: {HARM[setting['objective']]}, mean over the {setting['horizon']} steps. Uplift: "
         "harm without intervention minus harm with the planner, same event, same start, same noise "
         f"of every agent. Net: the same for the reward, which takes off {setting['cost_weight']} a "
         "step for each unit of cost. "

@@ -20,21 +20,34 @@ from typing import Any
 from benchmarks.compare import FORECASTERS
 from benchmarks.fidelity.conditions import CORE
 from benchmarks.fidelity.entry import (
-    MAX_BYTES,
     NAME,
     Entry,
     Manifest,
     inspect_entry,
-    read_json,
     read_manifest,
     read_texts,
 )
 from benchmarks.fidelity.lists import OfficialList, label_digest, official
 from benchmarks.fidelity.scores import score
 from benchmarks.fidelity.tracks import SPLITS, TRACKS
+from benchmarks.untrusted import MAX_BYTES, read_json
 from mfenv.errors import MfenvError
 
-__all__ = ["MIN_SEEDS", "Checked", "Standing", "check", "one_line"]
+__all__ = [
+    "MIN_SEEDS",
+    "OFFICIAL",
+    "OWN",
+    "PATTERNS",
+    "WORD",
+    "Checked",
+    "Standing",
+    "check",
+    "claims",
+    "cut",
+    "is_command",
+    "one_line",
+    "too_large",
+]
 
 MIN_SEEDS = 5
 """An entry with fewer gets no rank."""
@@ -89,7 +102,7 @@ def check(folder: Path) -> Checked:
     track = TRACKS.get(manifest.track)
     if track is None or manifest.split not in SPLITS:
         problems.append(
-            f"{folder / 'entry.json'}: track {_cut(manifest.track)}, split {_cut(manifest.split)}: "
+            f"{folder / 'entry.json'}: track {cut(manifest.track)}, split {cut(manifest.split)}: "
             f"unknown; known: {', '.join(TRACKS)} and {', '.join(SPLITS)}"
         )
     open_text = track is not None and track.open_text
@@ -105,7 +118,7 @@ def check(folder: Path) -> Checked:
     if entry is not None and not problems:
         try:
             scores = score(entry)
-            problems += _claimed(folder, scores)
+            problems += claims(folder, scores)
         except MfenvError as error:
             problems.append(error)
     return Checked(
@@ -140,6 +153,11 @@ def _too_large(folder: Path, manifest: Manifest) -> Iterator[str]:
                     f"{folder / 'entry.json'}: method {method!r} has the name of a baseline; "
                     f"rename it"
                 )
+    yield from too_large(folder)
+
+
+def too_large(folder: Path) -> Iterator[str]:
+    """Files of an entry, or all of them together, that are too large to be read."""
     total = 0
     for root, _, files in os.walk(folder):
         for path in sorted(Path(root, name) for name in files):
@@ -231,13 +249,13 @@ def _unranked(entry: Entry, wanted: OfficialList) -> Iterator[str]:
 _LIMITS = {"command": 4000, "sampling": 600}
 _LIMIT = 300  # characters of any other text
 
-_WORD = r"[A-Za-z0-9][A-Za-z0-9+=._@:/-]{0,119}"
+WORD = r"[A-Za-z0-9][A-Za-z0-9+=._@:/-]{0,119}"
 _NUMBERS = r"Sampling\((?:[a-z_]{1,30}=[A-Za-z0-9.]{1,20}(?:, )?){0,12}\)"
-_PRIVATE = {
+PATTERNS = {
     "package": r"[0-9][0-9A-Za-z.+-]{0,39}",
     "machine": r"[0-9]{1,5} CPU cores \([a-z0-9_]{1,20}\), Python [0-9a-z.+]{1,20}"
     r"(?:, torch [0-9a-z.+]{1,40})?(?:, [A-Za-z0-9][A-Za-z0-9._() -]{0,39})?",
-    "annotator": _WORD,
+    "annotator": WORD,
     "prompts": r"[0-9a-f]{64}",
     "events": r"[0-9a-f]{64}",
     "baseline": NAME.pattern,
@@ -250,7 +268,7 @@ _PRIVATE = {
     "identity": r"[A-Za-z0-9+=._@:-]{1,200}",
     "sampling": rf"[a-z-]{{1,30}}: Preset\(policy={_NUMBERS}, mean_field={_NUMBERS}\)",
     "backbone's field": r"[a-z][a-z_]{0,29}",
-    "backbone": rf"{_WORD}|[a-z_]{{1,40}}(?:, [a-z_]{{1,40}}){{1,9}}",
+    "backbone": rf"{WORD}|[a-z_]{{1,40}}(?:, [a-z_]{{1,40}}){{1,9}}",
     "currency": r"[A-Z]{3}",
 }
 """What texts may look like in an entry on real people's events: no room for anything they wrote."""
@@ -298,43 +316,48 @@ def _private(folder: Path, manifest: Manifest, entry: Entry | None) -> Iterator[
                 f"people; keep it beside the entry"
             )
     for kind, where, text in _strings(manifest):
-        allowed = _PRIVATE.get(kind)
+        allowed = PATTERNS.get(kind)
         if allowed is not None and not re.fullmatch(allowed, text):
             yield (
-                f"entry.json: {where}: {_cut(text)} could be somebody's text; allowed on track "
+                f"entry.json: {where}: {cut(text)} could be somebody's text; allowed on track "
                 f"{manifest.track}: {allowed}"
             )
-    if not _is_command(manifest.command):
+    if not is_command(manifest.command, "fidelity"):
         yield (
-            f"entry.json: command: {_cut(manifest.command)} is not 'mfenv bench fidelity' with "
+            f"entry.json: command: {cut(manifest.command)} is not 'mfenv bench fidelity' with "
             f"options that have one value each, without spaces"
         )
     for i, case in enumerate(entry.cases if entry is not None else ()):
         for kind, text in (("domain", case.domain or "None"), ("language", case.language)):
-            if not re.fullmatch(_PRIVATE[kind], text):
+            if not re.fullmatch(PATTERNS[kind], text):
                 yield (
-                    f"cases.jsonl: line {i + 1}: {kind}: {_cut(text)} could be somebody's text; "
-                    f"allowed on track {manifest.track}: {_PRIVATE[kind]}"
+                    f"cases.jsonl: line {i + 1}: {kind}: {cut(text)} could be somebody's text; "
+                    f"allowed on track {manifest.track}: {PATTERNS[kind]}"
                 )
 
 
-def _is_command(text: str) -> bool:
-    """Whether this is a command of options, each with one word at most behind it."""
+def is_command(text: str, job: str) -> bool:
+    """Whether this is a command of options, each with one word at most behind it.
+
+    A file of events may stand before the options of ``bench intervention``.
+    """
     try:
         words = shlex.split(text)
     except ValueError:
         return False
-    if words[:3] != ["mfenv", "bench", "fidelity"]:
+    if words[:3] != ["mfenv", "bench", job]:
         return False
     options = [re.fullmatch(r"--[a-z][a-z-]{1,29}(?:=.*)?", word) is not None for word in words]
     return all(
-        re.fullmatch(r"[A-Za-z0-9+=,._@:/{}~-]{1,200}", word) and (options[i] or options[i - 1])
+        (re.fullmatch(r"[A-Za-z0-9+=,._@:/{}|~-]{1,2000}", word) and (options[i] or options[i - 1]))
+        or (i == 3 and job == "intervention" and re.fullmatch(PATTERNS["data.file"], word))
         for i, word in enumerate(words)
         if i >= 3
     )
 
 
-def _cut(text: str) -> str:
+def cut(text: str) -> str:
+    """A text for a message, cut."""
     return repr(text if len(text) <= 60 else f"{text[:59]}…")
 
 
@@ -354,7 +377,7 @@ def _texts(entry: Entry) -> list[MfenvError | str]:
 # -- scores ----------------------------------------------------------------------------------
 
 
-def _claimed(folder: Path, computed: dict[str, Any]) -> list[MfenvError | str]:
+def claims(folder: Path, computed: dict[str, Any]) -> list[MfenvError | str]:
     """Where ``scores.json``, if there, is not what the journals give."""
     path = folder / "scores.json"
     if not path.exists():

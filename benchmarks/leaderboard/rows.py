@@ -27,7 +27,21 @@ from benchmarks.leaderboard.check import Checked
 from benchmarks.leaderboard.verification import Verification
 from mfenv.noise import generator
 
-__all__ = ["Board", "Figure", "Row", "Submission", "as_csv", "as_json", "boards", "core_of", "slug"]
+__all__ = [
+    "Achieved",
+    "Board",
+    "Figure",
+    "Row",
+    "Submission",
+    "as_csv",
+    "as_json",
+    "boards",
+    "cell",
+    "core_of",
+    "figure_of",
+    "page_name",
+    "slug",
+]
 
 Floats = NDArray[np.float64]
 
@@ -65,6 +79,18 @@ class Submission:
 
 
 @dataclass(frozen=True, slots=True)
+class Achieved:
+    """What the best planner achieved in a simulator."""
+
+    objective: str
+    planner: str
+    net: Figure
+    """Net uplift."""
+    board: str
+    """Where it stands on the page of planners."""
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One line of a board: a method of an entry, or a baseline without any model."""
 
@@ -95,6 +121,8 @@ class Row:
     seeds: int
     verified: bool | None
     """``None`` where nothing was rerun."""
+    outcomes: Sequence[Achieved] = ()
+    """Of interventions in this very simulator, one for each objective."""
 
     @property
     def relation(self) -> str:
@@ -124,9 +152,13 @@ def slug(checked: Checked) -> str:
     """A name for an entry's page: safe as a file, and its own."""
     manifest = checked.manifest
     assert manifest is not None
-    name = manifest.backbone[0].get("name", "")
+    return page_name(manifest.backbone[0].get("name", ""), checked.digest)
+
+
+def page_name(name: str, digest: str) -> str:
+    """A name for a page of what is called ``name``, made its own by a hash."""
     plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40]
-    return f"{plain or 'entry'}-{checked.digest[:12]}"
+    return f"{plain or 'entry'}-{digest[:12]}"
 
 
 def core_of(entry: Entry) -> str:
@@ -135,8 +167,14 @@ def core_of(entry: Entry) -> str:
     return CORE if CORE in names else names[0]
 
 
-def boards(submissions: Sequence[Submission]) -> list[Board]:
-    """All boards, in the order of the tracks and splits; a pure function of what is submitted."""
+def boards(
+    submissions: Sequence[Submission],
+    outcomes: Mapping[tuple[str, str, str], Sequence[Achieved]] | None = None,
+) -> list[Board]:
+    """All boards, in the order of the tracks and splits; a pure function of what is submitted.
+
+    ``outcomes`` are those of interventions, by backbone, revision and method.
+    """
     result = []
     for track in TRACKS:
         for split in SPLITS:
@@ -149,7 +187,13 @@ def boards(submissions: Sequence[Submission]) -> list[Board]:
                 key=lambda s: s.checked.digest,
             )
             if here:
-                result.append(Board(track, split, _rows(here)))
+                rows = [
+                    replace(
+                        r, outcomes=(outcomes or {}).get((r.backbone, r.revision, r.method), ())
+                    )
+                    for r in _rows(here)
+                ]
+                result.append(Board(track, split, rows))
     return result
 
 
@@ -212,14 +256,15 @@ def _ranks(values: Sequence[Floats], groups: Sequence[list[str]]) -> list[int]:
     ]
 
 
-def _figure(value: Mapping[str, Any] | None) -> Figure | None:
+def figure_of(value: Mapping[str, Any] | None) -> Figure | None:
+    """A score's mean and interval, where it has any."""
     if value is None or value["mean"] is None:
         return None
     return Figure(value["mean"], value["low"], value["high"])
 
 
 def _kl(score: Mapping[str, Any]) -> Figure:
-    figure = _figure(score)
+    figure = figure_of(score)
     assert figure is not None
     return figure
 
@@ -242,10 +287,10 @@ def _method_row(submission: Submission, method: str) -> Row:
         events=checked.standing.events,
         unranked=checked.standing.unranked,
         kl=_kl(score),
-        excess=_figure(score["excess"]),
-        iqm=_figure(score["iqm"]),
+        excess=figure_of(score["excess"]),
+        iqm=figure_of(score["iqm"]),
         against_persistence=_paired(scores, method, PERSISTENCE),
-        nll=None if method == manifest.baseline else _figure(nll),
+        nll=None if method == manifest.baseline else figure_of(nll),
         baseline=manifest.baseline,
         decisions_per_second=usage.decisions / usage.seconds if usage.seconds > 0 else None,
         tokens=int(entry.played[core].tokens[method].sum()),
@@ -265,9 +310,9 @@ def _names(models: Sequence[Mapping[str, str]], field: str) -> str:
 
 def _paired(scores: Mapping[str, Any], a: str, b: str) -> Figure | None:
     """The paired difference a - b, which stands there in one of both directions."""
-    if (found := _figure(scores["paired"].get(f"{a} - {b}"))) is not None:
+    if (found := figure_of(scores["paired"].get(f"{a} - {b}"))) is not None:
         return found
-    turned = _figure(scores["paired"].get(f"{b} - {a}"))
+    turned = figure_of(scores["paired"].get(f"{b} - {a}"))
     if turned is None:
         return None
     low, high = (None if x is None else -x for x in (turned.high, turned.low))
@@ -296,8 +341,8 @@ def _baseline_rows(submission: Submission) -> list[Row]:
                 events=checked.standing.events,
                 unranked=checked.standing.unranked,
                 kl=_kl(score),
-                excess=None if floor else _figure(score["excess"]),
-                iqm=_figure(score.get("iqm")),
+                excess=None if floor else figure_of(score["excess"]),
+                iqm=figure_of(score.get("iqm")),
                 against_persistence=None
                 if floor or name == PERSISTENCE
                 else _paired(scores, name, PERSISTENCE),
@@ -337,7 +382,8 @@ def as_csv(all_boards: Sequence[Board]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     ends = [f"{name}_{end}" for name in _FIGURES for end in ("mean", "low", "high")]
-    writer.writerow(["track", "split", *_PLAIN, "persistence", "floor", *ends, "cost"])
+    best = [f"outcome_{end}" for end in ("objective", "planner", "mean", "low", "high")]
+    writer.writerow(["track", "split", *_PLAIN, "persistence", "floor", *ends, "cost", *best])
     for board in all_boards:
         for row in board.rows:
             figures = [getattr(row, name) for name in _FIGURES]
@@ -350,12 +396,14 @@ def as_csv(all_boards: Sequence[Board]) -> str:
                 *(None if f is None else getattr(f, end) for f in figures
                   for end in ("mean", "low", "high")),
                 " ".join(f"{x:g} {c}" for c, x in sorted((row.cost or {}).items())),
+                *((x.objective, x.planner, x.net.mean, x.net.low, x.net.high)
+                  if (x := next(iter(row.outcomes), None)) else [None] * len(best)),
             ]  # fmt: skip
-            writer.writerow([_cell(v) for v in values])
+            writer.writerow([cell(v) for v in values])
     return out.getvalue()
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
     """A cell that no spreadsheet takes for a formula."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.leaderboard.check import Checked, check
+from benchmarks.leaderboard.outcomes import CheckedOutcomes, check_outcomes, facts, is_outcomes
 from mfenv.errors import MfenvError
 
-__all__ = ["HELP", "add_arguments", "run"]
+__all__ = ["HELP", "add_arguments", "facts_of", "run"]
 
 HELP = "check an entry: whole, unchanged, on the official events, nothing private in it"
 
@@ -26,12 +27,12 @@ def run(args: argparse.Namespace) -> int:
     """Print what the entry is and ``valid``, or its problems; returns 2 where there are any."""
     if not args.entry.is_dir():
         raise MfenvError(f"{args.entry}: no such folder; give the folder of an entry")
-    checked = check(args.entry)
-    facts = _facts(checked)
+    checked = check_outcomes(args.entry) if is_outcomes(args.entry) else check(args.entry)
+    found = facts_of(checked)
     if args.json:
-        print(json.dumps({**facts, "problems": checked.problems, "valid": checked.valid}, indent=1))
+        print(json.dumps({**found, "problems": checked.problems, "valid": checked.valid}, indent=1))
         return 0 if checked.valid else 2
-    for name, value in facts.items():
+    for name, value in found.items():
         print(f"{name}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
     if checked.valid:
         print("valid")
@@ -41,13 +42,18 @@ def run(args: argparse.Namespace) -> int:
     return 2
 
 
-def _facts(checked: Checked) -> dict[str, Any]:
+def facts_of(checked: Checked | CheckedOutcomes) -> dict[str, Any]:
     """What the entry says it is; only of a readable one."""
+    found = facts(checked) if isinstance(checked, CheckedOutcomes) else _fidelity_facts(checked)
+    return {name: _clean(value) for name, value in found.items()}
+
+
+def _fidelity_facts(checked: Checked) -> dict[str, Any]:
     manifest, entry = checked.manifest, checked.entry
     if manifest is None:
         return {}
     usage = [c.usage for c in manifest.conditions.values()]
-    facts: dict[str, Any] = {
+    found: dict[str, Any] = {
         "entry": checked.digest,
         "track": manifest.track,
         "split": manifest.split,
@@ -60,11 +66,11 @@ def _facts(checked: Checked) -> dict[str, Any]:
         "tokens": sum(u.prompt_tokens + u.completion_tokens for u in usage),
     }
     if entry is not None and checked.standing is not None:
-        facts["events"] = checked.standing.events
-        facts["rank"] = "yes" if not checked.standing.unranked else "none"
+        found["events"] = checked.standing.events
+        found["rank"] = "yes" if not checked.standing.unranked else "none"
         if checked.standing.unranked:
-            facts["why no rank"] = [*checked.standing.unranked]
-    return {name: _clean(value) for name, value in facts.items()}
+            found["why no rank"] = [*checked.standing.unranked]
+    return found
 
 
 def _clean(value: Any) -> Any:

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.fidelity.entry import read_json
 from benchmarks.leaderboard.rerun import Agreement, Share
+from benchmarks.untrusted import read_json
 from mfenv.errors import MfenvError
 
 __all__ = [

@@ -17,7 +17,9 @@ import mfenv
 from benchmarks.fidelity.entry import text_folder
 from benchmarks.fidelity.machine import machine
 from benchmarks.fidelity.tracks import TRACKS
+from benchmarks.leaderboard import replay
 from benchmarks.leaderboard.check import check
+from benchmarks.leaderboard.outcomes import check_outcomes, is_outcomes
 from benchmarks.leaderboard.rerun import draw, plans_of, real_agreement, rerun, rescore
 from benchmarks.leaderboard.verification import (
     FORMAT,
@@ -68,6 +70,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="only these, by commas; those that have learned need their folder, sft:DIR (all)",
     )
     add("--annotator", default=AUTO, metavar="NAME", help="what labels reactions (%(default)s)")
+    add("--surrogate", metavar="NAME", help="the surrogate of an entry of planners (its own name)")
+    add(
+        "--planner",
+        action="append",
+        default=[],
+        metavar="LABEL=NAME",
+        help="a planner that has learned something and is not installed; can be repeated",
+    )
     add("--json", action="store_true", help="print JSON only")
 
 
@@ -85,6 +95,71 @@ def run(args: argparse.Namespace) -> int:
     """Rerun, print, write the finding; returns 2 where the entry was not reproduced."""
     if not args.entry.is_dir():
         raise MfenvError(f"{args.entry}: no such folder; give the folder of an entry")
+    again = _planners if is_outcomes(args.entry) else _fidelity
+    digest, wrong, lines, found, texts = again(args)
+    value = {
+        "format": FORMAT,
+        "entry": digest,
+        "methods": {name: not problems for name, problems in wrong.items()},
+        "lines": lines,
+        "seed": args.seed,
+        "fraction": args.fraction,
+        "texts": texts,
+        "rule": asdict(RULE),
+        "package": mfenv.__version__,
+        "machine": machine(),
+        "found": found,
+    }
+    path = verification_path(args.entry)
+    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    _tell(args, value, wrong, path)
+    return 0 if not any(wrong.values()) else 2
+
+
+_Found = tuple[str, dict[str, list[str]], list[str], list[dict[str, Any]], bool]
+"""The entry's hash; problems by method; the finding in words, and in figures; texts at hand."""
+
+
+def _planners(args: argparse.Namespace) -> _Found:
+    """Replay an entry of planners."""
+    checked = check_outcomes(args.entry)
+    if checked.entry is None or not checked.valid:
+        raise MfenvError(f"the entry is invalid: {checked.problems[0]}")
+    entry, given = checked.entry, {}
+    for text in args.planner:
+        label, equals, name = text.partition("=")
+        if not equals:
+            raise MfenvError(f"--planner {text!r} is not allowed; allowed: --planner LABEL=NAME")
+        given[label] = name
+    ready = replay.make_ready(
+        entry,
+        args.data,
+        backbone=args.backbone,
+        surrogate=args.surrogate,
+        method=args.methods,
+        planners=given,
+    )
+    wrong: dict[str, list[str]] = {}
+    lines, found = [], []
+    for label, episodes in replay.draw_episodes(
+        entry, checked.digest, args.fraction, args.seed
+    ).items():
+        made = replay.replay(entry, ready, label, episodes)
+        problems = replay.replay_failures(made, entry.setting.dynamics)
+        lines.append(f"{label}: {replay.words(made)}")
+        print(lines[-1], file=sys.stderr, flush=True)
+        lines += [f"{label}: {problem}" for problem in problems]
+        if label in ready.absent:
+            lines.append(f"{label}: the planner was not rerun: {ready.absent[label]}")
+        if problems or label not in ready.absent:
+            wrong[label] = problems
+        runs = {"planner": label, "episodes": episodes}
+        found.append({**runs, **replay.as_json(made), "wrong": problems})
+    return checked.digest, wrong, lines, found, False
+
+
+def _fidelity(args: argparse.Namespace) -> _Found:
+    """Rerun an entry on fidelity."""
     checked = check(args.entry)
     if checked.entry is None or not checked.valid:
         raise MfenvError(f"the entry is invalid: {checked.problems[0]}")
@@ -116,23 +191,7 @@ def run(args: argparse.Namespace) -> int:
             lines += [f"{condition}, {choice.method}: {problem}" for problem in problems]
             found.append({**asdict(choice), **as_json(agreement, likelihood), "wrong": problems})
             print(lines[-1 - len(problems)], file=sys.stderr, flush=True)
-    value = {
-        "format": FORMAT,
-        "entry": checked.digest,
-        "methods": {name: not problems for name, problems in wrong.items()},
-        "lines": lines,
-        "seed": args.seed,
-        "fraction": args.fraction,
-        "texts": texts is not None,
-        "rule": asdict(RULE),
-        "package": mfenv.__version__,
-        "machine": machine(),
-        "found": found,
-    }
-    path = verification_path(args.entry)
-    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    _tell(args, value, wrong, path)
-    return 0 if not any(wrong.values()) else 2
+    return checked.digest, wrong, lines, found, texts is not None
 
 
 def _text_part(args: argparse.Namespace, track: str) -> Path | None:

@@ -32,6 +32,8 @@ def on_files(files: Files, config: Any) -> Files:
     for path in sorted((ROOT / "benchmarks" / "results").glob("*.md")):
         text = path.read_text(encoding="utf-8")
         files.append(File.generated(config, f"results/{path.name}", content=text))
+    for path in sorted((ROOT / "benchmarks" / "results").glob("*.png")):
+        files.append(File.generated(config, f"results/{path.name}", abs_src_path=str(path)))
     for name in _CARDS:
         text = (_WEIGHTS / name / "README.md").read_text(encoding="utf-8")
         text = text.replace("../../../benchmarks/results/", "../results/")

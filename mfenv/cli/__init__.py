@@ -11,6 +11,7 @@ Exit codes: 0 success, 2 for what the person can put right (one line on stderr),
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import shlex
@@ -26,6 +27,8 @@ from mfenv.errors import MfenvError, MissingExtraError
 __all__ = ["GROUP", "Command", "Jobs", "Parser", "execute", "integer", "main", "script"]
 
 GROUP = "mfenv.commands"
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Command(Protocol):
@@ -152,9 +155,11 @@ def _guarded(prog: str, argv: Sequence[str], body: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        if error.filename is None:
+        if error.filename is not None:
+            return _complain(f"{error.filename}: {error.strerror}")
+        if error.errno not in _NO_ROOM:
             raise
-        return _complain(f"{error.filename}: {error.strerror}")
+        return _complain(f"{error.strerror}: make room, then run the same command again")
 
 
 def _complain(message: str) -> int:

@@ -20,6 +20,7 @@ from mfenv.events.event import Event
 __all__ = [
     "AUTO",
     "ModelPair",
+    "backbone_identity",
     "build_annotator",
     "build_backbone",
     "build_method",
@@ -142,9 +143,16 @@ def build_backbone(name: str) -> Any:
     A backbone is loaded once in a process, since it never changes. Raises ``MfenvError`` for an
     unknown name and ``MissingExtraError`` where an extra is not installed.
     """
-    head, colon, argument = name.partition(":")
-    factory = plugins.load("mfenv.backbones", head)
-    return factory(argument) if colon else factory()
+    return plugins.build("mfenv.backbones", name)
+
+
+def backbone_identity(name: str) -> str:
+    """The name of a backbone without what makes no difference to its answers.
+
+    That is its ``specification``, where it has one (a server's replicas are not in it), else the
+    name itself. What is kept, journals and folders, goes by it.
+    """
+    return str(getattr(build_backbone(name), "specification", name))
 
 
 @lru_cache(maxsize=8)
@@ -189,9 +197,7 @@ def method_names(methods: Sequence[str]) -> dict[str, str]:
 
 @lru_cache(maxsize=4)
 def _annotator(name: str) -> Annotator:
-    head, colon, argument = name.partition(":")
-    factory = plugins.load("mfenv.annotators", head)
-    annotator: Annotator = factory(argument) if colon else factory()
+    annotator: Annotator = plugins.build("mfenv.annotators", name)
     return annotator
 
 

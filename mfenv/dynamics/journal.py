@@ -14,19 +14,26 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
+import math
 import os
+import socket
+import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self, overload
+from typing import Any, Self, overload
 
 import numpy as np
 
 from mfenv.dynamics.process import MeanFieldProcess, advance, replay
 from mfenv.dynamics.records import StepRecord
 from mfenv.errors import DataError, MfenvError
+from mfenv.events.quarantine import describe_os_error
 from mfenv.interventions import INTENSITIES, KINDS, NONE, Intervention, Kind
 from mfenv.labels import N_LABELS, decode_code, encode_code
 
@@ -37,12 +44,15 @@ __all__ = [
     "RunLock",
     "Schedule",
     "canonical",
+    "owner",
     "read_journal",
     "record_from_json",
     "record_to_json",
     "run",
     "timings_path",
 ]
+
+_log = logging.getLogger(__name__)
 
 FORMAT = "mfenv-journal/1"
 
@@ -52,6 +62,11 @@ Schedule = Callable[[int, MeanFieldProcess], Intervention]
 
 _KEPT = {"opinions": np.int8, "candidates": np.int64}
 """Arrays of a record that are only there where they are kept."""
+
+_SHOWN = 200  # characters of a damaged file in a message
+
+_PATIENCE = 10.0
+"""Seconds to wait for a journal's last writer: one whose run was killed may be about to end."""
 
 # -- records as JSON -----------------------------------------------------------------------
 
@@ -100,8 +115,11 @@ def record_to_json(record: StepRecord) -> dict[str, Any]:
 
 
 def record_from_json(value: Mapping[str, Any]) -> StepRecord:
-    """The inverse of :func:`record_to_json`. ``KeyError``, ``TypeError`` or ``ValueError`` if
-    a field is absent or malformed."""
+    """The inverse of :func:`record_to_json`.
+
+    ``KeyError``, ``TypeError``, ``ValueError``, ``IndexError`` or ``OverflowError`` if a field is
+    absent or malformed.
+    """
     n = len(value["agents"])
     planted = np.zeros(n, dtype=bool)
     planted[np.array(value["planted"], dtype=np.intp)] = True
@@ -127,8 +145,18 @@ def record_from_json(value: Mapping[str, Any]) -> StepRecord:
     )
     if not n == len(record.texts) == len(record.labels):
         raise ValueError(f"{n} agents, {len(record.texts)} actions, {len(record.labels)} labels")
+    if record.agents.shape != (n,):
+        raise ValueError("agents must be whole numbers")
     if record.distribution.shape != (N_LABELS,) or record.perceived.shape != (N_LABELS,):
         raise ValueError(f"a distribution needs {N_LABELS} entries")
+    if record.activity.shape != (len(KINDS),):
+        raise ValueError(f"activity needs {len(KINDS)} entries")
+    floats = (record.distribution, record.perceived, record.activity)
+    if not all(np.isfinite(x).all() for x in floats):
+        raise ValueError("a number is not finite")
+    texts = (*record.texts, *record.prompts, record.mean_field, record.summary_prompt)
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("actions, prompts and mean_field must be texts")
     return record
 
 
@@ -224,14 +252,14 @@ def _read(path: Path) -> tuple[dict[str, Any], array[int]] | None:
             where = f"line {number}"
             try:
                 value = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 if not file.readline().endswith(b"\n"):
                     break  # a page of the last line that never reached the disk
                 raise DataError(str(path), where, "(all)", f"damaged: {error}") from None
             try:
                 record = record_from_json(value)
-            except (KeyError, TypeError, ValueError, IndexError) as error:
-                problem = f"{type(error).__name__}: {error}"
+            except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+                problem = f"{type(error).__name__}: {error}"[:_SHOWN]
                 raise DataError(str(path), where, "(all)", f"no step record: {problem}") from None
             if record.step != len(ends) - 1:
                 raise DataError(
@@ -245,14 +273,22 @@ def _header(path: Path, line: bytes) -> dict[str, Any]:
     try:
         header = json.loads(line)
         kind, settings, digest = header["format"], header["settings"], header["sha256"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise DataError(str(path), "line 1", "header", f"this is no journal ({FORMAT})") from None
     if kind != FORMAT:
-        raise DataError(str(path), "line 1", "format", f"{kind!r} found, {FORMAT!r} expected")
-    if digest != hashlib.sha256(canonical(settings)).hexdigest():
+        found = repr(kind)[:_SHOWN]
+        raise DataError(str(path), "line 1", "format", f"{found} found, {FORMAT!r} expected")
+    if not isinstance(settings, dict) or digest != _digest(settings):
         raise DataError(str(path), "line 1", "sha256", "the settings are not those of the hash")
-    assert isinstance(settings, dict)
     return settings
+
+
+def _digest(settings: Mapping[str, Any]) -> str | None:
+    """The hash of settings; ``None`` where they hold what no journal can."""
+    try:
+        return hashlib.sha256(canonical(settings)).hexdigest()
+    except (ValueError, RecursionError):
+        return None
 
 
 class Journal:
@@ -260,29 +296,47 @@ class Journal:
 
     Opening checks the complete steps (``records``, which are read from the file) and cuts a torn
     last line. Raises ``MfenvError`` naming the setting that differs where the journal is of
-    another run, and ``DataError`` where it is damaged.
+    another run or where another process goes on writing it, and ``DataError`` where it is damaged.
     """
 
     def __init__(self, path: Path | str, settings: Mapping[str, Any]) -> None:
         self.path = Path(path)
         self.settings = json.loads(canonical(dict(settings)))
-        self._file: BinaryIO
-        contents = _read(self.path) if self.path.exists() else None
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file: FileIO = _open_alone(self.path)
+        try:
+            self._begin()
+        except BaseException:
+            self._file.close()
+            raise
+        self.records = Recorded(self.path, self._ends)
+        self._timings = self._open_timings()
+
+    def _begin(self) -> None:
+        contents = _read(self.path)
+        size = self.path.stat().st_size
         if contents is not None:
             found, self._ends = contents
             _check_settings(self.path, found, self.settings)
-            self._file = self.path.open("r+b")
+            if torn := size - self._ends[-1]:
+                _log.warning(
+                    "%s: its last record was torn; %d bytes are cut off, %d whole steps stay",
+                    self.path,
+                    torn,
+                    len(self._ends) - 1,
+                )
             self._file.truncate(self._ends[-1])
             self._file.seek(0, os.SEEK_END)
         else:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("wb")
-            digest = hashlib.sha256(canonical(self.settings)).hexdigest()
-            header = {"format": FORMAT, "settings": self.settings, "sha256": digest}
-            self._ends = array("q", [self._write(canonical(header))])
+            if size:
+                _log.warning("%s: not even its header is whole; it is written anew", self.path)
+            self._file.truncate(0)
+            header = {
+                "format": FORMAT, "settings": self.settings, "sha256": _digest(self.settings),
+            }  # fmt: skip
+            self._ends = array("q", [0])
+            self._ends[0] = self._write(canonical(header))
             _sync_folder(self.path.parent)
-        self.records = Recorded(self.path, self._ends)
-        self._timings = self._open_timings()
 
     def append(self, record: StepRecord, timings: Mapping[str, float] | None = None) -> None:
         """Write a step; it is on disk when this returns."""
@@ -290,8 +344,10 @@ class Journal:
             raise ValueError(f"step {record.step} cannot follow {len(self.records)} steps")
         self._ends.append(self._ends[-1] + self._write(canonical(record_to_json(record))))
         seconds = {k: round(v, 6) for k, v in (timings or {}).items()}
-        self._timings.write(canonical({"step": record.step, "seconds": seconds}))
-        self._timings.flush()
+        try:
+            _write_all(self._timings, canonical({"step": record.step, "seconds": seconds}))
+        except OSError as error:
+            raise self._unwritten(timings_path(self.path), error) from error
 
     def cut(self, steps: int) -> None:
         """Keep the first ``steps`` steps only."""
@@ -320,16 +376,34 @@ class Journal:
     ) -> None:
         self.close()
 
-    def _open_timings(self) -> BinaryIO:
+    def _open_timings(self) -> FileIO:
         path = timings_path(self.path)
         _keep_timings(path, len(self.records))
-        return path.open("ab")
+        return path.open("ab", buffering=0)
 
     def _write(self, line: bytes) -> int:
-        self._file.write(line)
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Put a line on disk whole, or leave the file as it was and say why."""
+        try:
+            _write_all(self._file, line)
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            with suppress(OSError):  # else a torn line is left, which the next run cuts off
+                self._file.truncate(self._ends[-1])
+            raise self._unwritten(self.path, error) from error
         return len(line)
+
+    def _unwritten(self, path: Path, error: OSError) -> MfenvError:
+        return MfenvError(
+            f"{path}: cannot write ({describe_os_error(error)}); the {len(self._ends) - 1} steps "
+            f"before are safe. Make room, then run the same command again"
+        )
+
+
+def _write_all(file: FileIO, data: bytes) -> None:
+    """Write to a file without a buffer, which may take less than it is given."""
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) :]
 
 
 def _check_settings(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -355,7 +429,38 @@ def _keep_timings(path: Path, steps: int) -> None:
     if not path.exists():
         return
     lines = path.read_bytes().split(b"\n")[:-1]
-    path.write_bytes(b"".join(x + b"\n" for x in lines if json.loads(x)["step"] < steps))
+    kept = b"".join(x + b"\n" for x in lines if _step_of(x) < steps)
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(kept)
+    part.replace(path)  # in one move: on a full disk the old ones stay
+
+
+def _step_of(timing: bytes) -> float:
+    """The step of a line of timings; none of its own where the line is damaged."""
+    try:
+        return int(json.loads(timing)["step"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return math.inf
+
+
+def _open_alone(path: Path) -> FileIO:
+    """Open for writing, with a lock that the kernel lets go of when its owner dies."""
+    file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+")
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES) or time.monotonic() > until:
+                file.close()
+                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                    raise OSError(error.errno, error.strerror, str(path)) from None
+                raise MfenvError(
+                    f"{path}: another process writes this journal; wait for its run, stop it, or "
+                    f"choose another folder"
+                ) from None
+            time.sleep(0.05)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -454,11 +559,18 @@ def _replay(process: MeanFieldProcess, journal: Journal, chosen: Intervention) -
 # -- one run at a time in a folder -----------------------------------------------------------
 
 
+def owner() -> str:
+    """Who runs here, from now on: pid, start time (UTC) and machine."""
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    return f"pid {os.getpid()}, started {started}, on {socket.gethostname()}"
+
+
 class RunLock:
     """A context manager that lets one process at a time run in a folder.
 
     The kernel lets go of the lock when its owner dies, however it dies; the file only says whose
-    it is. Raises ``MfenvError`` with the owner's pid and start time where somebody else runs.
+    it is. Raises ``MfenvError`` with the owner's pid, start time and machine where somebody else
+    runs.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -472,22 +584,22 @@ class RunLock:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                owner = os.read(handle, 4096).decode("utf-8", "replace").strip()
+                found = os.read(handle, 4096).decode("utf-8", "replace").strip()
                 os.close(handle)
                 if error.errno not in (errno.EAGAIN, errno.EACCES):
-                    raise
+                    raise OSError(error.errno, error.strerror, str(self.path)) from None
                 raise MfenvError(
                     f"{self.path.parent}: another run is at work here "
-                    f"({owner or 'it has just started'}); wait for it, stop it, or choose "
+                    f"({found or 'it has just started'}); wait for it, stop it, or choose "
                     f"another folder"
                 ) from None
             if _same_file(handle, self.path):
                 self._handle = handle
             else:  # its owner removed the file between our two calls
                 os.close(handle)
-        started = datetime.now(UTC).isoformat(timespec="seconds")
         os.ftruncate(self._handle, 0)
-        os.write(self._handle, f"pid {os.getpid()}, started {started}\n".encode())
+        with suppress(OSError):  # on a full disk the lock holds all the same, without a name
+            os.write(self._handle, f"{owner()}\n".encode())
         return self
 
     def __exit__(

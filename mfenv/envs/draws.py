@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from mfenv.dynamics.surrogate.sampling import normal_quantile
 from mfenv.noise import uniform
 
-__all__ = ["Drawn", "draw_episodes", "lane_seed"]
+__all__ = ["Drawn", "draw_episode", "draw_episodes", "lane_seed"]
 
 _PLACE, _NOISE, _READING = 0, 1, 2  # tokens of the noise key
 _EPISODES = -5  # keeps the keys apart from those of the episodes' own noise
@@ -35,6 +35,14 @@ def draw_episodes(seed: ArrayLike, episode: ArrayLike, events: int) -> Drawn:
         np.floor(noise * 2.0**31).astype(np.int64),
         normal_quantile(reading),
     )
+
+
+def draw_episode(seed: int, episode: int, events: int) -> tuple[int, int, float]:
+    """:func:`draw_episodes` of one lane: the event's index, the noise's seed, and the reading."""
+    place, noise, reading = (
+        float(uniform(int(seed), _EPISODES, episode, token)) for token in (_PLACE, _NOISE, _READING)
+    )
+    return int(place * events), int(noise * 2.0**31), float(normal_quantile(reading))
 
 
 def lane_seed(generator: np.random.Generator) -> int:

@@ -15,6 +15,7 @@ from gymnasium.spaces import Box, Dict
 from numpy.typing import ArrayLike, NDArray
 
 from mfenv.envs.unicode_text import UnicodeText
+from mfenv.errors import MfenvError
 from mfenv.events.event import DOMAINS
 from mfenv.interventions import KINDS
 from mfenv.labels import N_LABELS
@@ -29,6 +30,7 @@ __all__ = [
     "credibility",
     "domain_index",
     "observation_space",
+    "readings",
     "vector",
 ]
 
@@ -134,6 +136,22 @@ def credibility(truth: bool | None, noise: float, draw: float) -> float:
     if noise == 0:
         return (1.0 + sign) / 2
     return 0.5 * (1.0 + math.tanh((sign + noise * draw) / noise**2))
+
+
+def readings(given: ArrayLike, k: int) -> NDArray[np.float64]:
+    """The option ``reading`` of ``reset`` as ``(k,)`` draws: one number for all, or ``k`` of them.
+
+    Raises ``MfenvError`` for anything else.
+    """
+    try:
+        draws = np.array(np.broadcast_to(np.asarray(given, dtype=float), (k,)))
+    except (TypeError, ValueError):
+        draws = np.array([np.nan])
+    if not np.isfinite(draws).all():
+        raise MfenvError(
+            f"options['reading'] {given!r} is not allowed; allowed: one finite number, or {k}"
+        )
+    return draws
 
 
 def credibilities(

@@ -16,7 +16,7 @@ __all__ = ["SPLITS", "SYNTHETIC", "Scenarios", "make_scenarios"]
 
 SYNTHETIC = "synthetic"
 
-SPLITS: dict[str, tuple[int, int]] = {"train": (0, 70), "validation": (1, 28), "test": (2, 28)}
+SPLITS: dict[str, tuple[int, int]] = {"train": (0, 560), "validation": (1, 28), "test": (2, 28)}
 """Synthetic events by split: the society's seed and how many events (indices from 0).
 
 Every 14 events have each of the seven domains once with a false and once with a true claim.
@@ -75,7 +75,7 @@ class _Synthetic:
         return _synthetic_event(self._seed, int(event_id.rpartition("-")[2]), self._n_posts)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=2048)  # every split whole
 def _synthetic_event(seed: int, index: int, n_posts: int) -> Event:
     return SyntheticSociety(seed).event(index, n_posts)
 

@@ -18,12 +18,13 @@ from mfenv.envs.objectives import make_objective, misbelief, polarization
 from mfenv.envs.observation import (
     DOMAIN_NAMES,
     FORMATS,
+    OBSERVATION_SLICES,
     TEXT_LENGTHS,
     as_parts,
     credibility,
     domain_index,
     observation_space,
-    vector,
+    readings,
 )
 from mfenv.envs.scenarios import make_scenarios
 from mfenv.errors import MfenvError
@@ -37,6 +38,7 @@ from mfenv.interventions import (
     action_name,
     decode_action,
     encode_action,
+    intervention_name,
 )
 from mfenv.labels import N_DIMENSIONS, NAMES, Labels
 
@@ -54,6 +56,7 @@ ACTIONS: tuple[str, ...] = ("discrete", "multidiscrete")
 
 _SAMPLE = 4  # reactions shown in infos
 _MIXTURE = 256  # people of an event after its warm-up that tell a surrogate of the archetypes
+_TIME, _BUDGET = OBSERVATION_SLICES["time"].start, OBSERVATION_SLICES["budget"].start
 EPSILON = 1e-9  # a budget that is used up by sums of floats still pays what it should
 
 Observation = NDArray[np.float32] | dict[str, Any]
@@ -139,7 +142,8 @@ class SocialEnv(gymnasium.Env[Any, Any]):
     ## Starting State
 
     An event is drawn from the chosen set, and its warm-up of `warmup` recorded reactions is
-    played. `reset(options={"event_id": ...})` chooses the event instead. The same seed gives the
+    played. `reset(options={"event_id": ...})` chooses the event instead, and `"reading"` gives the
+    draw of the credibility. The same seed gives the
     same event and the same noise of every agent under every planner, so that planners are
     compared on common random numbers.
 
@@ -155,8 +159,9 @@ class SocialEnv(gymnasium.Env[Any, Any]):
     where the truth is known), `intervention`, `unaffordable`, `cost`, `spent`, `budget_left`,
     `prompt_tokens`, `completion_tokens`.
 
-    In the surrogate tier there are no `topic`, `texts`, `mean_field`, `shares` and tokens: what is
-    left is numbers, which vector environments gather quickly. Where the surrogate's data show no
+    In the surrogate tier there are no `topic`, `domain`, `texts`, `mean_field`, `shares` and
+    tokens, and `metrics` is a read-only mapping: the less there is, the faster vector environments gather it.
+    Where the surrogate's data show no
     response to some kinds of intervention, `not_identified` says whether such a kind runs: it
     costs what it costs, and has no effect.
 
@@ -182,7 +187,7 @@ class SocialEnv(gymnasium.Env[Any, Any]):
     | `annotator`         | **str**             | `"auto"`        | who labels reactions in the LLM tier: `"exact"`, `"classifier"`, or what suits the event |
     | `events`            | **str** or None     | `None`          | `None` or `"synthetic"`; or a path that `mfenv data describe` reads (LLM tier) |
     | `event_ids`         | list of **str**     | `None`          | draw from these events only |
-    | `split`             | **str** or None     | `None`          | `"train"` (the default), `"validation"` or `"test"`: 70, 28 and 28 synthetic events; or a file of that name in the folder `events` |
+    | `split`             | **str** or None     | `None`          | `"train"` (the default), `"validation"` or `"test"`: 560, 28 and 28 synthetic events; or a file of that name in the folder `events` |
     | `objective`         | **str**             | `"misbelief"`   | see *Rewards* |
     | `target`            | list or dict        | `None`          | of `objective="target"`: 23 shares, or shares by dimension |
     | `observation`       | **str**             | `"box"`         | `"box"`, `"dict"` or `"text"` |
@@ -289,11 +294,17 @@ class SocialEnv(gymnasium.Env[Any, Any]):
     ) -> tuple[Observation, dict[str, Any]]:
         """Start an episode. ``options={"event_id": ...}`` chooses its event.
 
-        Raises ``MfenvError`` for an event that is unknown, too short for the warm-up and one
-        step, or of unknown truth under an objective that needs it.
+        ``options={"reading": z}`` gives the standard normal draw that the credibility is made of,
+        so that episodes of several tiers can begin alike. Raises ``MfenvError`` for an event that
+        is unknown, too short for the warm-up and one step, or of unknown truth under an objective
+        that needs it.
         """
         super().reset(seed=seed)
-        event, noise_seed, reading = self._draw_next(seed, (options or {}).get("event_id"))
+        options = options or {}
+        event, noise_seed, reading = self._draw_next(seed, options.get("event_id"))
+        if (given := options.get("reading")) is not None:
+            draw = float(readings(given, 1)[0])
+            reading = credibility(event.truth, self.credibility_noise, draw)
         self._dynamics = None  # an event that cannot be played leaves no half-begun episode
         dynamics = self.make_dynamics(event)
         warmup = dynamics.reset(event, noise_seed)
@@ -303,7 +314,8 @@ class SocialEnv(gymnasium.Env[Any, Any]):
                 f"warm-up of {self.warmup} are needed"
             )
         self._dynamics = dynamics
-        self._credibility = reading
+        self._event, self._credibility, self._truth = event, reading, event.truth
+        self._domain = domain_index(event.domain)
         self._steps = min(self.horizon, dynamics.horizon)
         self._spent, self._elapsed = 0.0, 0
         recorded = None if self.tier != "surrogate" else self._known.get(event.event_id)
@@ -313,7 +325,9 @@ class SocialEnv(gymnasium.Env[Any, Any]):
             if self.tier == "surrogate":  # where an episode takes microseconds, this would count
                 self._known[event.event_id] = recorded
         self._recorded = recorded
+        self._before, self._now = [UNIFORM, UNIFORM, *recorded][-2:]
         self._records: list[StepRecord] = []
+        self._seen = _Seen(self._domain, reading)
         self._latest = warmup[-1] if warmup else None
         self._harm: list[float] = []
         self._rewards: list[float] = []
@@ -341,12 +355,12 @@ class SocialEnv(gymnasium.Env[Any, Any]):
 
         ``lost`` is subtracted from the reward.
         """
-        dynamics = self._started()
         self._records.append(record)
         self._latest = record
+        self._before, self._now = self._now, record.distribution
         self._spent += done.cost
         self._elapsed += 1
-        harm = self.objective.harm(record.distribution, record.own, dynamics.event.truth)
+        harm = self.objective.harm(record.distribution, record.own, self._truth)
         reward = -harm - self.cost_weight * done.cost - lost
         self._harm.append(harm)
         self._rewards.append(reward)
@@ -436,16 +450,15 @@ class SocialEnv(gymnasium.Env[Any, Any]):
         """Draw the next episode: by the generator, or in the surrogate tier by counter."""
         if self.tier != "surrogate":
             return self.draw(self.np_random, event_id)
-        from mfenv.envs.draws import draw_episodes, lane_seed
+        from mfenv.envs.draws import draw_episode, lane_seed
 
         if seed is not None or self._episode < 0:
             self._lane = lane_seed(self.np_random) if seed is None else seed
             self._episode = -1
         self._episode += 1
-        drawn = draw_episodes(self._lane, self._episode, len(self.scenarios.ids))
-        event = self.event(int(drawn.place), event_id)
-        reading = credibility(event.truth, self.credibility_noise, float(drawn.reading))
-        return event, int(drawn.noise), reading
+        place, noise, draw = draw_episode(self._lane, self._episode, len(self.scenarios.ids))
+        event = self.event(place, event_id)
+        return event, noise, credibility(event.truth, self.credibility_noise, draw)
 
     def _started(self) -> Dynamics:
         if self._dynamics is None:
@@ -485,53 +498,40 @@ class SocialEnv(gymnasium.Env[Any, Any]):
     def _pays(self, intervention: Intervention) -> bool:
         return self._spent + intervention.cost <= self.budget + EPSILON
 
-    def _shares(self, back: int) -> NDArray[np.float64]:
-        """Shares ``(23,)`` of the batch ``back`` batches ago; uniform before the first."""
-        if back < len(self._records):
-            return self._records[-1 - back].distribution
-        back -= len(self._records)
-        return self._recorded[-1 - back] if back < len(self._recorded) else UNIFORM
-
     def _observe(self) -> Observation:
-        dynamics = self._started()
         left = (self.budget - self._spent) / self.budget if self.budget else 0.0
-        values = vector(
-            distribution=self._shares(0),
-            previous=self._shares(1),
-            domain=domain_index(dynamics.event.domain),
-            time=self._elapsed / self._steps,
-            budget=max(0.0, left),
-            activity=dynamics.activity,
-            credibility=self._credibility,
-        )
+        seen = self._seen
+        seen.distribution[:] = self._now
+        np.subtract(self._now, self._before, out=seen.change)
+        seen.whole[_TIME] = self._elapsed / self._steps
+        seen.whole[_BUDGET] = max(0.0, left)
+        seen.activity[:] = (self._records[-1] if self._records else self._started()).activity
+        values = seen.whole.astype(np.float32)
         if self._format == "box":
             return values
         if self._format == "dict":
             return dict(as_parts(values))
         space = self.observation_space
         assert isinstance(space, Dict)
+        dynamics = self._started()
         texts = {"topic": dynamics.event.topic, "mean_field": dynamics.mean_field}
         return {**{k: space[k].clip(texts[k]) for k in TEXT_LENGTHS}, "vector": values}  # type: ignore[attr-defined]
 
     def _info(self, done: Intervention, *, wanted: Intervention) -> dict[str, Any]:
-        dynamics = self._started()
-        event, latest = dynamics.event, self._latest
-        latest_shares = self._shares(0)
-        metrics = {"polarization": polarization(latest_shares)}
-        if event.truth is not None:
-            metrics["misbelief"] = misbelief(latest_shares, event.truth)
+        latest_shares = self._now
         if self._harm:
-            metrics["harm"] = self._harm[-1]
+            harm = self._harm[-1]
         else:
-            n = min(self.batch, self.warmup)
-            metrics["harm"] = self.objective.harm(latest_shares, n, event.truth)
+            harm = self.objective.harm(latest_shares, min(self.batch, self.warmup), self._truth)
+        metrics = {"polarization": polarization(latest_shares), "harm": harm}
+        if self._truth is not None:
+            metrics["misbelief"] = misbelief(latest_shares, self._truth)
         numbers = {
-            "event_id": event.event_id,
-            "domain": DOMAIN_NAMES[domain_index(event.domain)],
+            "event_id": self._event.event_id,
             "step": self._elapsed,
             "metrics": metrics,
-            "intervention": action_name(encode_action(done)),
-            "unaffordable": done != wanted,
+            "intervention": intervention_name(done),
+            "unaffordable": done is not wanted and done != wanted,
             "cost": done.cost,
             "spent": self._spent,
             "budget_left": max(0.0, self.budget - self._spent),
@@ -539,11 +539,13 @@ class SocialEnv(gymnasium.Env[Any, Any]):
         if self.tier == "surrogate":
             unknown = self.surrogate.not_identified
             if unknown:
-                runs = zip(KINDS, dynamics.activity > 0, strict=True)
+                runs = zip(KINDS, self._started().activity > 0, strict=True)
                 numbers["not_identified"] = any(on and kind in unknown for kind, on in runs)
             return numbers
+        dynamics, latest = self._started(), self._latest
         return numbers | {
-            "topic": event.topic,
+            "domain": DOMAIN_NAMES[self._domain],
+            "topic": self._event.topic,
             "texts": self._sample(),
             "mean_field": dynamics.mean_field if latest is None else latest.mean_field,
             "shares": dict(zip(NAMES, latest_shares.tolist(), strict=True)),
@@ -580,6 +582,21 @@ class SocialEnv(gymnasium.Env[Any, Any]):
             budget_left=max(0.0, self.budget - self._spent),
             mean_field=dynamics.mean_field,
             texts=self._sample(),
+        )
+
+
+class _Seen:
+    """An episode's observation in double precision, and the parts of it that steps change."""
+
+    __slots__ = ("activity", "change", "distribution", "whole")
+
+    def __init__(self, domain: int, credibility: float) -> None:
+        parts = OBSERVATION_SLICES
+        self.whole = np.zeros(parts["credibility"].stop)
+        self.whole[parts["domain"].start + domain] = 1.0
+        self.whole[parts["credibility"].start] = credibility
+        self.distribution, self.change, self.activity = (
+            self.whole[parts[name]] for name in ("distribution", "change", "activity")
         )
 
 

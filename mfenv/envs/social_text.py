@@ -61,8 +61,7 @@ class SocialTextEnv(SocialEnv):
 
     `MFLLM-Social-v0` for planners that read and write: a language model is told in words how a
     claim goes round, and answers with an intervention. Episodes, rewards, budgets, tiers and noise
-    are those of [`SocialEnv`][mfenv.envs.social.SocialEnv]: the same seed and the same
-    interventions give the same episode.
+    are those of `SocialEnv`: the same seed and the same interventions give the same episode.
 
     ## Action Space
 

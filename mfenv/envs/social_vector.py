@@ -6,6 +6,7 @@ society and surrogate tiers they are one array program.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -20,7 +21,8 @@ from mfenv.distributions import UNIFORM
 from mfenv.dynamics.process import MeanFieldProcess, advance, warm_up
 from mfenv.dynamics.records import StepRecord
 from mfenv.dynamics.society import SocietyState, Worlds, initial_state, society_step, worlds_of
-from mfenv.envs.observation import credibilities, domain_index, vector
+from mfenv.envs.lanes import Settle, Terms, new_lanes, observe, settle
+from mfenv.envs.observation import credibilities, domain_index, readings
 from mfenv.envs.social import EPSILON, SocialEnv, recorded_shares
 from mfenv.errors import MfenvError
 from mfenv.events.event import Event
@@ -93,11 +95,8 @@ class SocialVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], Any]):
         self._begun = False
         self._population: _Population = _POPULATIONS[dynamics](self._one, k)
         self._ids = np.full(k, "", dtype=object)
-        self._truth = np.full(k, -1, dtype=np.int64)
-        self._latest, self._previous = np.tile(UNIFORM, (k, 1)), np.tile(UNIFORM, (k, 1))
-        self._domain = np.zeros(k, dtype=np.intp)
-        self._credibility, self._spent = np.zeros(k), np.zeros(k)
-        self._elapsed, self._steps = np.zeros(k, dtype=np.int64), np.ones(k, dtype=np.int64)
+        self._lanes = new_lanes(k)
+        self._terms = Terms(self._one.objective, self._one.budget, self._one.cost_weight)
         self._over = np.zeros(k, dtype=bool)
 
     def reset(
@@ -108,7 +107,8 @@ class SocialVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], Any]):
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Start episodes in every world, or where ``options["reset_mask"]`` is true.
 
-        ``options["event_id"]`` chooses the event of all of them, or, as a list, of each world.
+        ``options["event_id"]`` chooses the event of all of them, or, as a list, of each world;
+        ``options["reading"]`` gives the draws of the truth's reading, one number or one for each.
         """
         k = self.num_envs
         seeds = [seed] * k if seed is None else seed
@@ -129,9 +129,14 @@ class SocialVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], Any]):
         index = np.flatnonzero(mask)
         self._population.seed(index, [seeds[i] for i in index.tolist()])
         self._begin(index, [ids[i] for i in index.tolist()])
+        if (reading := options.get("reading")) is not None:
+            given = readings(reading, k)[index]
+            noise = self._one.credibility_noise
+            lanes = self._lanes
+            lanes.credibility[index] = credibilities(lanes.truth[index], noise, given)
         nothing = np.zeros(k, dtype=np.int64)
         infos = self._infos(mask, np.zeros(k), np.zeros(k), np.zeros(k, dtype=bool), nothing)
-        return self._observe(), infos
+        return observe(self._lanes, self._one.budget, self._population.activity), infos
 
     def step(
         self, actions: NDArray[np.int64]
@@ -146,27 +151,25 @@ class SocialVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], Any]):
             kind, intensity = wanted.T
             wanted = np.where(kind == 0, 0, 1 + (kind - 1) * len(INTENSITIES) + intensity)
         active = ~self._over
-        paid = self._spent + _COSTS[wanted] <= self._one.budget + EPSILON
+        paid = self._lanes.spent + _COSTS[wanted] <= self._one.budget + EPSILON
         done = np.where(active & paid, wanted, 0)
         distribution, own = self._population.step(done, active)
-        harm, cost = np.zeros(self.num_envs), _COSTS[done]
-        i = slice(None) if active.all() else np.flatnonzero(active)
-        harm[i] = self._one.objective.harms(distribution[i], own[i], self._truth[i])
-        rewards = np.where(active, -harm - self._one.cost_weight * cost, 0.0)
-        if active.all():
-            self._previous, self._latest = self._latest, distribution
-        else:
-            self._previous = np.where(active[:, None], self._latest, self._previous)
-            self._latest = np.where(active[:, None], distribution, self._latest)
-        self._spent = self._spent + cost
-        self._elapsed = self._elapsed + active
-        truncated = active & (self._elapsed >= self._steps)
+        cost = _COSTS[done]
         over = np.flatnonzero(self._over)
         self._begin(over, [None] * len(over))
-        self._over = truncated
+        settled = self._population.settle(
+            self._lanes, self._terms, active, cost, distribution, own, self._population.activity
+        )
+        self._over = settled.truncated
         everyone = np.ones(self.num_envs, dtype=bool)
-        infos = self._infos(everyone, harm, cost, active & (done != wanted), own * active)
-        return self._observe(), rewards, ~everyone, truncated.copy(), infos
+        infos = self._infos(everyone, settled.harm, cost, active & (done != wanted), own)
+        return (
+            settled.observation,
+            settled.reward,
+            np.zeros(self.num_envs, dtype=bool),
+            settled.truncated.copy(),
+            infos,
+        )
 
     def action_masks(self) -> NDArray[np.bool_]:
         """What each world's budget can pay: ``(K, 19)``, or ``(K, 7 + 3)`` for MultiDiscrete.
@@ -175,7 +178,7 @@ class SocialVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], Any]):
         """
         if not self._begun:
             raise MfenvError("the environment has no episode yet: call reset() first")
-        flat = self._spent[:, None] + _COSTS <= self._one.budget + EPSILON
+        flat = self._lanes.spent[:, None] + _COSTS <= self._one.budget + EPSILON
         if self.single_action_space.shape == ():
             return np.asarray(flat)
         kinds = flat[:, 1:].reshape(-1, len(KINDS), len(INTENSITIES)).any(axis=2)
@@ -207,26 +210,20 @@ class SocialVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], Any]):
         """Start episodes of some worlds, drawn exactly as the single environment draws them."""
         if not len(index):
             return
-        begun = self._population.begin(index, event_ids)
+        self._ids = self._ids.copy()  # infos hold the one before
+        size = self._population.portion if self._begun else len(index)
+        for first in range(0, len(index), size):
+            part = slice(first, first + size)
+            self._begin_together(index[part], event_ids[part])
         self._begun = True
-        self._ids[index], self._truth[index] = begun.event_id, begun.truth
-        self._credibility[index], self._domain[index] = begun.credibility, begun.domain
-        self._previous[index], self._latest[index] = begun.previous, begun.latest
-        self._steps[index] = np.minimum(self._one.horizon, begun.horizon)
-        self._spent[index], self._elapsed[index], self._over[index] = 0.0, 0, False
 
-    def _observe(self) -> NDArray[np.float32]:
-        budget = self._one.budget
-        left = (budget - self._spent) / budget if budget else np.zeros(self.num_envs)
-        return vector(
-            distribution=self._latest,
-            previous=self._previous,
-            domain=self._domain,
-            time=self._elapsed / self._steps,
-            budget=np.maximum(left, 0.0),
-            activity=self._population.activity,
-            credibility=self._credibility,
-        )
+    def _begin_together(self, index: NDArray[np.intp], event_ids: Sequence[str | None]) -> None:
+        begun, lanes = self._population.begin(index, event_ids), self._lanes
+        self._ids[index], lanes.truth[index] = begun.event_id, begun.truth
+        lanes.credibility[index], lanes.domain[index] = begun.credibility, begun.domain
+        lanes.previous[index], lanes.latest[index] = begun.previous, begun.latest
+        lanes.steps[index] = np.minimum(self._one.horizon, begun.horizon)
+        lanes.spent[index], lanes.elapsed[index], self._over[index] = 0.0, 0, False
 
     def _infos(
         self,
@@ -237,12 +234,12 @@ class SocialVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], Any]):
         own: NDArray[np.int64],
     ) -> dict[str, Any]:
         infos: dict[str, Any] = {
-            "event_id": self._ids.copy(),
-            "step": self._elapsed.copy(),
+            "event_id": self._ids,
+            "step": self._lanes.elapsed.copy(),
             "harm": harm,
             "cost": cost,
-            "spent": self._spent.copy(),
-            "budget_left": np.maximum(self._one.budget - self._spent, 0.0),
+            "spent": self._lanes.spent.copy(),
+            "budget_left": np.maximum(self._one.budget - self._lanes.spent, 0.0),
             "unaffordable": unaffordable,
             "own": own,
         }
@@ -286,10 +283,23 @@ class _Population(Protocol):
         """Draw and start the next episodes of some worlds; of each the event, if it is chosen."""
         ...
 
+    @property
+    def settle(self) -> Settle:
+        """What does the lanes' half of a step."""
+        ...
+
+    @property
+    def portion(self) -> int:
+        """How many worlds begin an episode at once, after all have begun their first."""
+        ...
+
     def step(
         self, actions: NDArray[np.int64], active: NDArray[np.bool_]
     ) -> tuple[Floats, NDArray[np.int64]]:
-        """Step the active worlds; shares ``(K, 23)`` of their ``(K,)`` own reactions."""
+        """Step the active worlds; shares ``(K, 23)`` of their ``(K,)`` own reactions.
+
+        Both are of no account where a world is not active, but its number is 0.
+        """
         ...
 
 
@@ -297,6 +307,8 @@ class _Listed:
     """A population of events whose people are listed: drawn world by world."""
 
     not_identified = np.zeros(len(KINDS), dtype=bool)
+    settle = staticmethod(settle)
+    portion = sys.maxsize  # one backbone call for all
 
     def __init__(self, one: SocialEnv, k: int) -> None:
         self._one = one
@@ -383,7 +395,7 @@ class _Society(_Listed):
             part = SocietyState(state.step[i], state.perceived[i], state.activity[i])
             state = _put(old, part, i.tolist())
         self._state = state
-        return record.distribution, (~record.planted).sum(axis=1)
+        return record.distribution, (~record.planted).sum(axis=1) * active
 
 
 class _Language(_Listed):
@@ -441,11 +453,18 @@ class _Language(_Listed):
 class _Surrogate:
     """The surrogate tier: one array program, episodes drawn by counter."""
 
+    portion = 512  # arrays that fit into the cache
+
     def __init__(self, one: SocialEnv, k: int) -> None:
-        from mfenv.dynamics.surrogate.stepping import stepper
+        from mfenv.dynamics.surrogate.stepping import is_compiled, stepper
 
         self._one, self._model = one, one.surrogate
-        self._advance = stepper(self._model)
+        self._play = stepper(self._model)
+        self.settle: Settle = settle
+        if is_compiled():
+            from mfenv.envs import compiled_lanes
+
+            self.settle = compiled_lanes.settle
         self._lane = np.zeros(k, dtype=np.int64)
         self._episode = np.full(k, -1, dtype=np.int64)
         self._worlds: Counted | None = None
@@ -487,6 +506,7 @@ class _Surrogate:
             seed=drawn.noise,
             member=member_numbers(self._model, self._one.member, drawn.noise),
             domain=rows.domain[place],
+            truth=rows.truth[place],
             perceived=rows.perceived[place],
             latest=rows.reached[place],
             mixture=rows.mixture[place],
@@ -509,13 +529,10 @@ class _Surrogate:
     def step(
         self, actions: NDArray[np.int64], active: NDArray[np.bool_]
     ) -> tuple[Floats, NDArray[np.int64]]:
-        from mfenv.dynamics.surrogate.kernel import advance
-
         assert self._worlds is not None
         one = self._one
-        result = self._advance(self._worlds, actions, batch=one.batch, warmup=one.warmup)
-        advance(self._worlds, result, active)
-        return result.distribution, result.own
+        own = self._play(self._worlds, actions, active, batch=one.batch, warmup=one.warmup)
+        return self._worlds.latest, own
 
 
 class _Rows:

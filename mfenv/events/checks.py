@@ -304,6 +304,19 @@ def _head_fault(draft: Draft) -> Fault | None:
         return ("label", problem)
     if not isinstance(draft.source, str):
         return ("source", f"must be a string, is {type_name(draft.source)}")
+    return _meta_fault(draft)
+
+
+def _meta_fault(draft: Draft) -> Fault | None:
+    """Extras are kept as they are, so they must be what JSON can hold."""
+    if not draft.meta and not draft.post_meta:
+        return None
+    try:
+        json.dumps([draft.meta, draft.post_meta], allow_nan=False)
+    except RecursionError:
+        return ("meta", "is nested too deeply")
+    except (TypeError, ValueError) as error:
+        return ("meta", f"must be values of JSON: {error}")
     return None
 
 

@@ -23,7 +23,8 @@ __all__ = ["HELP", "Description", "add_arguments", "run"]
 HELP = "describe, validate or convert event files"
 
 _PATH_HELP = (
-    ".parquet file (weibo, rumoureval, pheme), .jsonl file, or folder in the rumdect layout"
+    ".parquet file (weibo, rumoureval, pheme), .jsonl file, .csv or .tsv table (a post a row), or "
+    "folder in the rumdect layout"
 )
 _REPOST = frozenset(("转发微博", "轉發微博", "Repost"))  # what Weibo fills in for a bare repost
 _MAX_LISTED = 100

@@ -63,15 +63,9 @@ def write_jsonl(events: Iterable[Event], path: Path | str) -> int:
     part = atomic_path(path)
     n = 0
     try:
-        with open(part, "w", encoding="utf-8", newline="\n") as stream:
+        with open(part, "wb") as stream:
             for event in events:
-                line = json.dumps(
-                    _event_record(event),
-                    ensure_ascii=False,
-                    allow_nan=False,
-                    separators=(",", ":"),
-                )
-                stream.write(line + "\n")
+                stream.write(_line(_event_record(event)))
                 n += 1
         os.replace(part, path)
     except OSError as e:
@@ -79,6 +73,17 @@ def write_jsonl(events: Iterable[Event], path: Path | str) -> int:
     finally:
         part.unlink(missing_ok=True)
     return n
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    def dump(ensure_ascii: bool) -> bytes:
+        text = json.dumps(record, ensure_ascii=ensure_ascii, allow_nan=False, separators=(",", ":"))
+        return text.encode("utf-8") + b"\n"
+
+    try:
+        return dump(False)
+    except UnicodeEncodeError:  # a lone surrogate in somebody's extras; escapes can hold it
+        return dump(True)
 
 
 def _event_record(event: Event) -> dict[str, Any]:

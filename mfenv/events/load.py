@@ -15,7 +15,10 @@ from mfenv.events.quarantine import LoadReport, Quarantine
 __all__ = ["EventReader", "default_quarantine", "iter_events", "iter_heads", "load_events"]
 
 _log = logging.getLogger(__name__)
-_FORMATS = "a .parquet file, a .jsonl file, or a folder with one JSON list of posts per event"
+_FORMATS = (
+    "a .parquet file, a .jsonl file, a .csv or .tsv table with one post a row, or a folder with "
+    "one JSON list of posts per event"
+)
 
 
 def default_quarantine(path: Path) -> Path:
@@ -33,7 +36,8 @@ def load_events(
 
     Args:
         path: a ``.parquet`` file (weibo, rumoureval, pheme), a ``.jsonl`` file of our own schema,
-            or a folder in the original rumdect layout.
+            a ``.csv`` or ``.tsv`` table with one post a row (:mod:`mfenv.events.table`), or a
+            folder in the original rumdect layout.
         skip_bad: put bad records aside in this file (``True``: ``<path>.quarantine.jsonl``) and
             go on; how many there were is logged as a warning. Default: the first one raises.
         event_ids: load these events only; nothing else is checked.
@@ -138,6 +142,10 @@ class EventReader:
             from mfenv.events.jsonl import iter_jsonl
 
             return iter_jsonl(path, intake, self._event_ids)
+        if path.suffix in (".csv", ".tsv"):
+            from mfenv.events.table import iter_table
+
+            return iter_table(path, intake, self._event_ids)
         raise MfenvError(f"{path}: unknown format {path.suffix!r}; allowed: {_FORMATS}")
 
     def _check_found(self, missing: frozenset[str]) -> None:

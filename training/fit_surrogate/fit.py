@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from mfenv.distributions import UNIFORM
 from mfenv.dynamics.notices import VISIBLE
-from mfenv.dynamics.surrogate.kernel import notice_levels, time_feature
-from mfenv.dynamics.surrogate.model import GROUPS, N_CELLS, N_OUTPUTS, Kernel, outputs_of
+from mfenv.dynamics.surrogate.kernel import notice_levels, time_feature, truth_feature
+from mfenv.dynamics.surrogate.model import GROUPS, HIDDEN, N_CELLS, N_OUTPUTS, Kernel, outputs_of
 from mfenv.events.event import DOMAINS
 from mfenv.interventions import INTENSITIES
 from mfenv.labels import N_LABELS
@@ -49,7 +49,7 @@ _FOLD = 5  # one event in so many is left out to choose the precision
 _BIAS, _NOTICE, _OWN = 0.02, 0.1, 1.0
 _ITERATIONS, _AGAIN = 80, 25
 _STREAM = 62  # first word of the generator's key
-_INPUTS = len(DOMAINS) + 1 + 3 * N_LABELS + 1
+_INPUTS = len(DOMAINS) + 1 + 3 * N_LABELS + 2 + len(HIDDEN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Steps:
     """``R`` steps as a regression sees them."""
 
     event: NDArray[np.int64]  # (R,)
-    inputs: Floats  # (R, 78) domain, warm-up, perceived, latest, time
+    inputs: Floats  # (R, 82) domain, warm-up, perceived, latest, time, truth, hidden
     levels: NDArray[np.intp]  # (R, 3) of the notices that are shown, -1 for none
     counts: Floats  # (R, A, 28) outputs of the people's own reactions
 
@@ -81,6 +81,8 @@ def steps_of(episodes: Episodes, archetypes: int) -> Steps:
             before,
             latest - UNIFORM,
             np.broadcast_to(time_feature(np.arange(t))[None, :, None], (e, t, 1)),
+            np.broadcast_to(truth_feature(episodes.truth)[:, None, None], (e, t, 1)),
+            episodes.activity[..., list(HIDDEN)],
         ],
         axis=2,
     )
@@ -136,16 +138,18 @@ class _Parameters:
 
     def kernel(self) -> Kernel:
         weights, bias, shared, own = (x.detach().numpy() for x in self.all)
-        ends = np.cumsum([len(DOMAINS) + 1, N_LABELS, N_LABELS, N_LABELS])
-        domain, warmup, perceived, latest, time = np.split(weights, ends)
+        ends = np.cumsum([len(DOMAINS) + 1, N_LABELS, N_LABELS, N_LABELS, 1, 1])
+        domain, warmup, perceived, latest, time, truth, hidden = np.split(weights, ends)
         return Kernel(
             bias=bias.copy(),
             domain=domain.copy(),
+            truth=truth[0].copy(),
             warmup=warmup.copy(),
             perceived=perceived.copy(),
             latest=latest.copy(),
             time=time[0].copy(),
             notices=shared + own,
+            hidden=hidden.copy(),
         )
 
 

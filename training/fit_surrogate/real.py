@@ -17,15 +17,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mfenv.distributions import UNIFORM
 from mfenv.dynamics.assemble import build_annotator
 from mfenv.dynamics.process import ProcessSettings, real_rollout
-from mfenv.dynamics.surrogate.kernel import archetype_chances
+from mfenv.dynamics.surrogate.kernel import archetype_chances, offsets
 from mfenv.dynamics.surrogate.model import TO_LABELS, Kernel
 from mfenv.errors import MfenvError
 from mfenv.events.event import Event
 from mfenv.events.load import load_events
-from mfenv.interventions import DECAY, Kind
+from mfenv.interventions import DECAY, STRENGTHS, Kind
 from mfenv.labels import NAMES, dimension
 from training.fit_surrogate.collect import BATCH, HORIZON, WARMUP
 from training.fit_surrogate.episodes import Episodes, concatenate, episode, load, save
@@ -165,19 +164,20 @@ def statement_effect(
 ) -> tuple[Statement, Kernel, tuple[Kernel, ...]]:
     """The effect, and the kernels with it as their effect of statements and none of placebos."""
 
-    def shares(one: Kernel, level: tuple[int, int, int]) -> Floats:
+    def shares(one: Kernel, kind: Kind | None = None) -> Floats:
         k = len(episodes)
-        offset = one.domain[episodes.domain] + (episodes.perceived[:, 0] - UNIFORM) @ one.warmup
-        levels = np.tile(np.array(level), (k, 1))
-        each = archetype_chances(
-            one, offset, episodes.perceived[:, 0], episodes.latest, np.zeros(k), levels
-        )
+        warmup = episodes.perceived[:, 0]
+        offset = offsets(one, episodes.domain, episodes.truth, warmup)
+        activity = np.zeros((k, len(Kind)))
+        if kind is not None:
+            activity[:, kind] = STRENGTHS[-1]
+        each = archetype_chances(one, offset, warmup, episodes.latest, np.zeros(k), activity)
         return np.asarray((each[:, 0] @ TO_LABELS).mean(axis=0))
 
     def differences(one: Kernel) -> tuple[Floats, Floats]:
-        quiet = shares(one, (-1, -1, -1))
-        placebo = shares(one, (-1, 2, -1)) - quiet
-        return shares(one, (2, -1, -1)) - quiet - placebo, placebo
+        quiet = shares(one)
+        placebo = shares(one, Kind.FACT_CHECK) - quiet
+        return shares(one, Kind.STATEMENT) - quiet - placebo, placebo
 
     def mended(one: Kernel) -> Iterator[Kernel]:
         notices = np.zeros_like(one.notices)

@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mfenv.distributions import SMOOTHING, UNIFORM, kl_per_dimension, normalise
-from mfenv.dynamics.surrogate.kernel import Worlds, advance, begin, chances
+from mfenv.dynamics.surrogate.kernel import Worlds, advance, begin, chances, step
 from mfenv.dynamics.surrogate.model import TO_LABELS, SurrogateModel
 from mfenv.dynamics.surrogate.sampling import multinomial
-from mfenv.dynamics.surrogate.stepping import stepper
 from mfenv.interventions import KINDS, N_ACTIONS, action_name
 from mfenv.labels import DIMENSIONS, NAMES, SLICES
 from mfenv.noise import uniform
@@ -52,6 +51,7 @@ def worlds_of(model: SurrogateModel, episodes: Episodes, member: int = -1) -> Wo
         seed=_NOISE + np.arange(k),
         member=np.full(k, member),
         domain=episodes.domain,
+        truth=episodes.truth,
         perceived=episodes.perceived[:, 0],
         latest=episodes.latest,
         mixture=mixture,
@@ -64,9 +64,8 @@ def rollouts(
     """Own shares ``(K, T, 23)`` of worlds under flat actions ``(K, T)``."""
     worlds, path = worlds.copy(), []
     # In NumPy, so that a report has the same bytes whatever is installed.
-    step = stepper(model, compiled=False)
     for t in range(actions.shape[1]):
-        result = step(worlds, actions[:, t], batch=batch, warmup=warmup)
+        result = step(model, worlds, actions[:, t], batch=batch, warmup=warmup)
         advance(worlds, result)
         path.append(result.distribution)
     return np.stack(path, axis=1)

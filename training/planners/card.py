@@ -22,16 +22,19 @@ def write_card(
         "seed": settings.seed,
         "trained in": _told(settings.environment),
         "chosen in": _told(settings.validation),
+        "running means": settings.running_means,
         **{name: _told(value) for name, value in sorted(settings.hyperparameters.items())},
     }
+    means = ", the means of the shares that its episode has shown so far,"
+    means = means if settings.running_means else ""
     lines = [
         "# A learned planner",
         "",
         "A policy that chooses interventions, made by `mfenv train planner`. "
         "`planner.safetensors` holds the actor under Stable-Baselines3's names, `planner.json` its "
-        "settings. It observes the environments' flat vector of 63 numbers and knows neither the "
-        "truth nor what is to come. In training the warm-ups' shares were drawn anew in each "
-        "episode, so that it knows no event by them.",
+        f"settings. It observes the environments' flat vector of 63 numbers{means} and knows "
+        "neither the truth nor what is to come. In training the warm-ups' shares were drawn anew "
+        "in each episode, so that it knows no event by them.",
         "",
         "| setting | |",
         "|---|---|",

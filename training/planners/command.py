@@ -52,6 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--timesteps", type=_steps, metavar="N", help="such as 1e6 (as the hyper-parameters say)")
     add("--num-envs", type=integer(1), metavar="K", help="lanes (as the hyper-parameters say)")
     add("--config", type=Path, metavar="FILE", help="hyper-parameters in rl-zoo3's YAML (shipped)")
+    add(
+        "--running-means",
+        action=argparse.BooleanOptionalAction,
+        default=_DEFAULTS.running_means,
+        help="also show the planner the means of an episode's shares so far (%(default)s)",
+    )
     add("--seed", type=integer(0), default=0, help="(%(default)s)")
     add(
         "--evaluate-every",
@@ -89,6 +95,7 @@ def run(args: argparse.Namespace) -> int:
         validation=validation_arguments(environment, _pairs("--validate", args.validate)),
         evaluate_every=args.evaluate_every,
         episodes=args.episodes,
+        running_means=args.running_means,
         seed=args.seed,
     )
     args.out.mkdir(parents=True, exist_ok=True)

@@ -14,8 +14,7 @@ from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3 import PPO
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.utils import LinearSchedule
-
-from training.planners.vec_env import GymnasiumVecEnv
+from stable_baselines3.common.vec_env import VecEnv
 
 __all__ = ["Standardised", "actor_weights", "forget", "make_model", "observed_moments"]
 
@@ -43,19 +42,18 @@ class Standardised(BaseFeaturesExtractor):  # type: ignore[misc]
         self.register_buffer("scale", torch.from_numpy(scale.copy()))
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
-        """Standardise ``(K, 63)``."""
+        """Standardise ``(K, n)``."""
         standard: torch.Tensor = (observations - self.mean) * self.scale
         return standard
 
 
-def observed_moments(
-    env: GymnasiumVecEnv, steps: int, rng: np.random.Generator
-) -> tuple[Floats, Floats]:
-    """Mean and 1 / standard deviation ``(63,)`` of what is observed under random actions."""
+def observed_moments(env: VecEnv, steps: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Mean and 1 / standard deviation of each observed number under random actions."""
     env.seed(int(rng.integers(2**31)))
     seen = [env.reset()]
     for _ in range(steps - 1):
-        chances = rng.random(env.action_masks().shape) * env.action_masks()
+        masks = np.stack(env.env_method("action_masks"))
+        chances = rng.random(masks.shape) * masks
         seen.append(env.step(chances.argmax(axis=1))[0])
     values = np.concatenate(seen).astype(np.float64)
     deviation = values.std(axis=0)

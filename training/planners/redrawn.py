@@ -1,7 +1,7 @@
 """Warm-ups drawn anew, so that no planner knows an event by its recorded reactions.
 
-An event's warm-up is recorded, so each of its episodes begins with the same observation. There are
-70 synthetic events to train on, and a policy soon knows each of them, and its hidden truth, by
+An event's warm-up is recorded, so each of its episodes begins with the same observation. However
+many there are to train on, a policy soon knows each of them, and its hidden truth, by
 those shares: its return on unseen events then falls while that on the training events rises. In
 training the shares that an episode begins with are therefore drawn anew: what the last two batches
 of the warm-up have in common stands for the population, and both are sampled from it.

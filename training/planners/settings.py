@@ -71,6 +71,8 @@ class PlannerSettings:
     """Steps between evaluations, each of them with a checkpoint."""
     episodes: int = 448
     """Episodes of one evaluation."""
+    running_means: bool = True
+    """Whether the planner also sees the means of an episode's shares so far."""
     seed: int = 0
     """Of the first weights, the episodes and the order of minibatches."""
 

@@ -30,6 +30,7 @@ from training.planners.card import write_card
 from training.planners.checkpoints import Progress, load_checkpoint, save_checkpoint
 from training.planners.policies import actor_weights, forget, make_model, observed_moments
 from training.planners.redrawn import RedrawnWarmup
+from training.planners.remembered import RememberedMeans
 from training.planners.settings import PlannerSettings
 from training.planners.validation import Uplift, Validation, make_lanes
 
@@ -58,13 +59,17 @@ def train(
         return folder
     torch.set_num_threads(1)  # the fastest for networks of this size, and the same sums anywhere
     rng = generator(_MOMENTS_STREAM, settings.seed)
-    moments = observed_moments(lanes, _MOMENT_STEPS, rng)
+    shown = RememberedMeans(lanes) if settings.running_means else lanes
+    moments = observed_moments(shown, _MOMENT_STEPS, rng)
     horizon = int(settings.environment.get("horizon", _DEFAULT_HORIZON))
     given = settings.hyperparameters
     steps = math.ceil(given.get("n_steps", 2 * horizon) / horizon) * horizon
+    env = RedrawnWarmup(lanes, int(settings.environment.get("batch", _DEFAULT_BATCH)))
+    if settings.running_means:
+        env = RememberedMeans(env)
     model = make_model(
         settings.algo,
-        VecMonitor(RedrawnWarmup(lanes, int(settings.environment.get("batch", _DEFAULT_BATCH)))),
+        VecMonitor(env),
         {**given, "n_steps": steps},
         moments=moments,
         seed=settings.seed,

@@ -17,13 +17,13 @@ from mfenv.dynamics.mean_field_text import render
 from mfenv.dynamics.process import ProcessSettings, batches
 from mfenv.dynamics.reach import INITIAL, perceive, perception_rate
 from mfenv.dynamics.records import StepRecord
-from mfenv.dynamics.surrogate.kernel import Worlds, advance, begin
+from mfenv.dynamics.surrogate.kernel import Worlds, begin
 from mfenv.dynamics.surrogate.model import SurrogateModel
-from mfenv.dynamics.surrogate.stepping import stepper
+from mfenv.dynamics.surrogate.stepping import OneWorld, one_world, stepper
 from mfenv.errors import MfenvError
 from mfenv.events.event import DOMAINS, Event
 from mfenv.interventions import KINDS, NONE, Intervention, encode_action
-from mfenv.labels import N_DIMENSIONS, Labels
+from mfenv.labels import N_DIMENSIONS, N_LABELS, Labels
 from mfenv.noise import uniform
 
 __all__ = ["BATCH", "HORIZON", "Start", "SurrogateDynamics", "member_numbers", "start_of"]
@@ -47,6 +47,7 @@ class Start:
     """Where an event's episodes start: after its recorded warm-up."""
 
     domain: int
+    truth: int  # 1 true, 0 false, -1 not known
     perceived: Floats  # (23,)
     latest: Floats  # (23,) shares of the last recorded batch
     mixture: Floats  # (A,)
@@ -116,6 +117,7 @@ def _start(key: _Same, model: SurrogateModel, warmup: int, batch: int) -> Start:
     last = labels[-batch:] if len(labels) >= 2 * batch else labels
     return Start(
         domain=DOMAINS.index(event.domain) if event.domain in DOMAINS else len(DOMAINS),
+        truth=-1 if event.truth is None else int(event.truth),
         perceived=perceived,
         latest=_sealed(shares(last)),
         mixture=_sealed(_mixture(event, model)),
@@ -159,6 +161,38 @@ def member_numbers(
     return np.full(seeds.shape, int(member), dtype=np.int64)
 
 
+class _Counted(StepRecord):
+    """A step of counted people: what it came to as one array, the rest as nobody left it."""
+
+    __slots__ = ("_state",)
+    _state: Floats  # (52,) distribution, perceived, activity
+
+    warmup = False
+    agents, texts, labels, planted = _NO_AGENTS, (), _NO_LABELS, _NOBODY
+    mean_field = summary_prompt = ""
+    prompt_tokens = completion_tokens = 0
+    prompts, opinions, candidates = (), None, None
+
+    def __init__(self, step: int, intervention: Intervention, counted: int, state: Floats) -> None:
+        put = object.__setattr__
+        put(self, "step", step)
+        put(self, "intervention", intervention)
+        put(self, "counted", counted)
+        put(self, "_state", state)
+
+    @property
+    def distribution(self) -> Floats:  # type: ignore[override]
+        return self._state[:N_LABELS]
+
+    @property
+    def perceived(self) -> Floats:  # type: ignore[override]
+        return self._state[N_LABELS : 2 * N_LABELS]
+
+    @property
+    def activity(self) -> Floats:  # type: ignore[override]
+        return self._state[2 * N_LABELS :]
+
+
 class SurrogateDynamics:
     """The surrogate as the dynamics of one world.
 
@@ -182,7 +216,7 @@ class SurrogateDynamics:
             )
         self.model, self.batch, self.warmup, self.member = model, batch, warmup, member
         self.seed = 0
-        self._step = stepper(model)
+        self._one: OneWorld | None = None
         self._event: Event | None = None
         self._start: Start | None = None
         self._worlds: Worlds | None = None
@@ -191,11 +225,13 @@ class SurrogateDynamics:
         """Start an event; returns the steps of its recorded warm-up."""
         start = start_of(event, self.model, warmup=self.warmup, batch=self.batch)
         seeds = np.array([seed], dtype=np.int64)
+        self._one = None
         self._worlds = begin(
             self.model,
             seed=seeds,
             member=member_numbers(self.model, self.member, seeds),
             domain=np.array([start.domain]),
+            truth=np.array([start.truth]),
             perceived=start.perceived[None],
             latest=start.latest[None],
             mixture=start.mixture[None],
@@ -254,24 +290,16 @@ class SurrogateDynamics:
     def step(self, intervention: Intervention = NONE) -> StepRecord:
         """Let the next batch act under an intervention."""
         _, start, worlds = self._started()
-        number = len(start.records) + int(worlds.step[0])
-        action = np.array([encode_action(intervention)])
-        result = self._step(worlds, action, batch=self.batch, warmup=self.warmup)
-        advance(worlds, result)
-        return StepRecord(
-            step=number,
-            warmup=False,
-            agents=_NO_AGENTS,
-            texts=(),
-            labels=_NO_LABELS,
-            planted=_NOBODY,
-            distribution=_sealed(result.distribution[0]),
-            perceived=_sealed(result.perceived[0]),
-            mean_field="",
-            activity=_sealed(result.activity[0]),
-            intervention=intervention,
-            counted=int(result.own[0]),
-        )
+        one = self._one
+        if one is None:
+            play = stepper(self.model)
+            one = self._one = one_world(play, worlds, batch=self.batch, warmup=self.warmup)
+            self._worlds = worlds = one.worlds
+        number = len(start.records) + worlds.step.item()
+        own = one.step(encode_action(intervention))
+        state = one.state.copy()
+        state.setflags(write=False)
+        return _Counted(number, intervention, own, state)
 
     def snapshot(self) -> dict[str, Any]:
         """What :meth:`restore` needs to come back to this point of the same event."""
@@ -295,6 +323,7 @@ class SurrogateDynamics:
                 f"the snapshot is of event {snapshot['event_id']!r}, not of {event.event_id!r}"
             )
         self.seed = int(snapshot["seed"])
+        self._one = None
         self._worlds = replace(
             worlds,
             seed=np.array([self.seed], dtype=np.int64),
@@ -323,6 +352,7 @@ def rows_of(starts: Sequence[Start]) -> dict[str, NDArray[Any]]:
     """The arrays of several starts, for :func:`mfenv.dynamics.surrogate.kernel.begin`."""
     return {
         "domain": np.array([s.domain for s in starts]),
+        "truth": np.array([s.truth for s in starts]),
         "perceived": np.stack([s.perceived for s in starts]),
         "latest": np.stack([s.latest for s in starts]),
         "mixture": np.stack([s.mixture for s in starts]),

@@ -29,6 +29,7 @@ from mfenv.dynamics.society import next_activities
 from mfenv.dynamics.surrogate.model import (
     CELLS,
     GROUPS,
+    HIDDEN,
     N_CELLS,
     N_OUTPUTS,
     TO_LABELS,
@@ -49,8 +50,10 @@ __all__ = [
     "chances",
     "notice_levels",
     "offsets",
+    "play",
     "step",
     "time_feature",
+    "truth_feature",
 ]
 
 Floats = NDArray[np.float64]
@@ -110,11 +113,22 @@ def notice_levels(activity: ArrayLike) -> NDArray[np.intp]:
     return np.where(shown > 0, np.abs(shown[..., None] - STRENGTHS).argmin(axis=-1), -1)
 
 
-def offsets(kernel: Kernel, domain: ArrayLike, warmup: ArrayLike) -> Floats:
-    """Logits that do not change in an episode: domains ``(K,)`` and warm-ups ``(K, 23)``."""
+def offsets(kernel: Kernel, domain: ArrayLike, truth: ArrayLike, warmup: ArrayLike) -> Floats:
+    """Logits ``(K, 28)`` that do not change in an episode.
+
+    Domains ``(K,)``, truths ``(K,)`` (1, 0, or -1 where not known) and warm-ups ``(K, 23)``.
+    """
     return np.asarray(
-        kernel.domain[np.asarray(domain)] + (np.asarray(warmup) - UNIFORM) @ kernel.warmup
+        kernel.domain[np.asarray(domain)]
+        + truth_feature(truth)[:, None] * kernel.truth
+        + (np.asarray(warmup) - UNIFORM) @ kernel.warmup
     )
+
+
+def truth_feature(truth: ArrayLike) -> Floats:
+    """1.0 for a true topic (1), -1.0 for a false one (0), 0.0 where it is not known (-1)."""
+    truth = np.asarray(truth)
+    return np.where(truth < 0, 0.0, 2.0 * truth - 1.0)
 
 
 def begin(
@@ -123,22 +137,24 @@ def begin(
     seed: ArrayLike,
     member: ArrayLike,
     domain: ArrayLike,
+    truth: ArrayLike,
     perceived: ArrayLike,
     latest: ArrayLike,
     mixture: ArrayLike,
 ) -> Worlds:
     """Worlds after their warm-up; ``member`` -1 is the fit to all data.
 
-    ``(K,)`` seeds, members and domains, ``(K, 23)`` perceived and latest shares, ``(K, A)``.
+    ``(K,)`` seeds, members, domains and truths, ``(K, 23)`` perceived and latest shares,
+    ``(K, A)``.
     """
     seed = np.array(seed, dtype=np.int64)
     chosen = np.array(member, dtype=np.int64) + 1
     perceived = np.array(perceived, dtype=float)
-    domain = np.asarray(domain)
+    domain, truth = np.asarray(domain), np.asarray(truth)
     offset = np.empty((len(seed), N_OUTPUTS))
     for i in np.unique(chosen).tolist():
         mine = chosen == i
-        offset[mine] = offsets(_fit(model, i), domain[mine], perceived[mine])
+        offset[mine] = offsets(_fit(model, i), domain[mine], truth[mine], perceived[mine])
     return Worlds(
         seed=seed,
         member=chosen,
@@ -161,14 +177,16 @@ def archetype_chances(
     perceived: Floats,
     latest: Floats,
     step: ArrayLike,
-    levels: NDArray[np.intp],
+    activity: Floats,
 ) -> Floats:
     """Chances ``(K, A, 28)`` of every output of each archetype; six groups that each sum to 1."""
+    levels = notice_levels(activity)
     shared = (
         offset
         + (perceived - UNIFORM) @ kernel.perceived
         + (latest - UNIFORM) @ kernel.latest
         + time_feature(step)[:, None] * kernel.time
+        + activity[:, list(HIDDEN)] @ kernel.hidden
     )
     logits = shared[:, None, :] + kernel.bias
     for kind in range(len(VISIBLE)):
@@ -184,7 +202,6 @@ def archetype_chances(
 
 def chances(model: SurrogateModel, worlds: Worlds, activity: Floats) -> Floats:
     """Chances ``(K, 28)`` of somebody who acts, drawn from each world's mixture."""
-    levels = notice_levels(activity)
     result = np.empty((len(worlds), N_OUTPUTS))
     for place in np.unique(worlds.member).tolist():
         i = np.flatnonzero(worlds.member == place)
@@ -194,7 +211,7 @@ def chances(model: SurrogateModel, worlds: Worlds, activity: Floats) -> Floats:
             worlds.perceived[i],
             worlds.latest[i],
             worlds.step[i],
-            levels[i],
+            activity[i],
         )
         result[i] = (worlds.mixture[i][:, :, None] * each).sum(axis=1)
     return result
@@ -277,3 +294,21 @@ def advance(worlds: Worlds, result: Step, active: NDArray[np.bool_] | None = Non
     worlds.perceived[i] = result.perceived[i]
     worlds.latest[i] = result.distribution[i]
     worlds.activity[i] = result.activity[i]
+
+
+def play(
+    model: SurrogateModel,
+    worlds: Worlds,
+    actions: NDArray[np.int64],
+    active: NDArray[np.bool_],
+    *,
+    batch: int,
+    warmup: int,
+) -> NDArray[np.int64]:
+    """:func:`step` and :func:`advance` the active worlds, in place.
+
+    Returns how many of the people who acted ``(K,)`` are the population's own; 0 where nobody did.
+    """
+    result = step(model, worlds, actions, batch=batch, warmup=warmup)
+    advance(worlds, result, active)
+    return np.where(active, result.own, 0)

@@ -4,13 +4,14 @@ A reaction has one of 12 *cells* (stance × belief × behaviour, which are what 
 amplification weigh) and one label in each of the other five dimensions. Somebody of archetype a
 draws from six softmaxes over the 12 + 16 outputs, with logits
 
-    bias[a] + domain[x] + warmup·w + perceived·z + latest·d + time·τ + Σ_k notices[a, k, level]
+    bias[a] + domain[x] + truth·y + warmup·w + perceived·z + latest·d + time·τ
+            + Σ_k notices[a, k, level] + hidden·h
 
-where w and z are what was perceived after the warm-up and is perceived now, d are the shares of the
-latest batch (each minus the uniform distribution), τ = t / (t + 16) after t steps, and the notices
-are those of the running interventions that agents can read. The other kinds act through what
-reaches z alone, as they do in every tier (:mod:`mfenv.dynamics.reach`). The topic's hidden truth
-is no input.
+where y is +1 for a true topic, -1 for a false one and 0 where it is not known; w and z are what was
+perceived after the warm-up and is perceived now, d are the shares of the latest batch (each minus
+the uniform distribution), τ = t / (t + 16) after t steps, and the notices are those of the running
+interventions that agents can read. The other kinds act through what reaches z, as they do in every
+tier (:mod:`mfenv.dynamics.reach`); h is their activity, and corrects what is linear in z only.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ __all__ = [
     "CELLS",
     "FORMAT",
     "GROUPS",
+    "HIDDEN",
     "N_CELLS",
     "N_OUTPUTS",
     "OTHERS",
@@ -49,8 +51,11 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 
-FORMAT = "mfenv-surrogate-1"
+FORMAT = "mfenv-surrogate-2"
 PARAMETERS = "model.safetensors"
+
+HIDDEN: tuple[int, ...] = tuple(k for k in range(len(KINDS)) if k not in VISIBLE)
+"""Kinds of which nobody is told."""
 
 _CORE = ("stance", "belief", "behavior")
 OTHERS: tuple[str, ...] = tuple(d.name for d in DIMENSIONS if d.name not in _CORE)
@@ -106,11 +111,13 @@ class Kernel:
 
     bias: Floats  # (A, 28)
     domain: Floats  # (8, 28) the seven domains, then unknown
+    truth: Floats  # (28,)
     warmup: Floats  # (23, 28)
     perceived: Floats  # (23, 28)
     latest: Floats  # (23, 28)
     time: Floats  # (28,)
     notices: Floats  # (A, 3, 3, 28): kinds in the order of VISIBLE, intensities
+    hidden: Floats  # (3, 28): kinds in the order of HIDDEN
 
     def __post_init__(self) -> None:
         a = len(self.bias)
@@ -124,11 +131,13 @@ def _shapes(archetypes: int) -> dict[str, tuple[int, ...]]:
     return {
         "bias": (archetypes, N_OUTPUTS),
         "domain": (len(DOMAINS) + 1, N_OUTPUTS),
+        "truth": (N_OUTPUTS,),
         "warmup": (N_LABELS, N_OUTPUTS),
         "perceived": (N_LABELS, N_OUTPUTS),
         "latest": (N_LABELS, N_OUTPUTS),
         "time": (N_OUTPUTS,),
         "notices": (archetypes, len(VISIBLE), len(INTENSITIES), N_OUTPUTS),
+        "hidden": (len(HIDDEN), N_OUTPUTS),
     }
 
 

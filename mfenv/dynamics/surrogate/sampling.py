@@ -7,6 +7,7 @@ the second order (the normal approximation with the skewness).
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from statistics import NormalDist
 
@@ -52,8 +53,21 @@ def quantile_table() -> Floats:
     return table
 
 
+def _quantile(u: float) -> float:
+    tail = max(min(u, 1.0 - u), 2.0 ** -(OCTAVES + 1))
+    mantissa, exponent = math.frexp(tail)
+    place = PARTS if tail >= 0.5 else (2.0 * mantissa - 1.0) * PARTS
+    row = 0 if tail >= 0.5 else -exponent - 1
+    column = min(int(place), PARTS - 1)
+    low, high = quantile_table()[row, column : column + 2].tolist()
+    z = float(low + (high - low) * (place - column))
+    return z if u < 0.5 else -z
+
+
 def normal_quantile(u: ArrayLike) -> Floats:
     """Quantiles of the standard normal at uniforms in [0, 1); same shape."""
+    if isinstance(u, float):
+        return np.asarray(_quantile(u))
     u = np.asarray(u, dtype=float)
     tail = np.maximum(np.minimum(u, 1.0 - u), 2.0 ** -(OCTAVES + 1))
     mantissa, exponent = np.frexp(tail)  # mantissa in [0.5, 1)

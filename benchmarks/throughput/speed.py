@@ -16,14 +16,15 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 from benchmarks.fidelity import machine
+from benchmarks.throughput.workload import Call, Recorder
 from mfenv.cli import Command, integer, script
 from mfenv.dynamics.assemble import AUTO, build_annotator, build_backbone, check_names
 from mfenv.dynamics.process import MeanFieldProcess, ProcessSettings, advance, warm_up
@@ -64,41 +65,6 @@ def _counts(text: str) -> list[int]:
 
 
 # -- what is timed ---------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """Prompts, and the other arguments of a call, which say how to sample."""
-
-    prompts: Sequence[str]
-    keys: Sequence[Any]
-    sampling: Any
-    limits: Mapping[str, Any]  # tokens that may not be written, a grammar
-
-    @property
-    def acts(self) -> bool:
-        """Whether it asks for actions: with tokens that no action may contain."""
-        return "never" in self.limits
-
-
-@dataclass
-class _Recorder:
-    """A backbone that hands on every call and keeps what was asked: the floor's batches."""
-
-    inner: Any
-    calls: list[_Call] = field(default_factory=list)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
-
-    def generate(
-        self, prompts: Sequence[str], keys: Sequence[Any], sampling: Any, **limits: Any
-    ) -> Any:
-        """Generate, and keep the call."""
-        self.calls.append(_Call(prompts, keys, sampling, limits))
-        return self.inner.generate(prompts, keys, sampling, **limits)
-
-    __hash__ = object.__hash__
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +111,7 @@ def _one_after_another(processes: Sequence[MeanFieldProcess], steps: int) -> _Pl
     return {(k, record.step): record for k, record in played}
 
 
-def _floor(backbone: Any, calls: Sequence[_Call]) -> Callable[[], None]:
+def _floor(backbone: Any, calls: Sequence[Call]) -> Callable[[], None]:
     """Generation alone, on token batches that are made beforehand."""
     ready = [(call, [backbone.prompt_ids(p) for p in call.prompts]) for call in calls]
 
@@ -223,7 +189,7 @@ def measure(
         made.model, made.tokenizer, name="whole", prompts=made.prompts, reuse_prefixes=False
     )
 
-    recorder = _Recorder(made)
+    recorder = Recorder(made)
     recorded = _lockstep(near.again(recorder), steps)
     floor = _floor(made, recorder.calls)
     prompts = [p for call in recorder.calls if call.acts for p in call.prompts]
@@ -378,4 +344,4 @@ def _markdown(result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(script(cast(Command, sys.modules[__name__]), "python -m benchmarks.throughput"))
+    sys.exit(script(cast(Command, sys.modules[__name__]), "python -m benchmarks.throughput.speed"))
