@@ -18,6 +18,7 @@ PAGE = Path(__file__).resolve().parents[1] / "licences.md"
 PURPOSES = {
     "accelerate": "training on several processes",
     "datasets": "training data for TRL",
+    "fsspec": "runs in a directory that machines share",
     "gymnasium": "the planner's environments",
     "hypothesis": "tests",
     "jinja2": "chat templates of models",

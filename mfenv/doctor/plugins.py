@@ -13,7 +13,16 @@ from mfenv.plugins import load_entry
 
 __all__ = ["GROUPS", "Found", "read_plugins"]
 
-GROUPS = ("backbones", "methods", "planners", "surrogates", "annotators", "opinions", "commands")
+GROUPS = (
+    "backbones",
+    "methods",
+    "planners",
+    "surrogates",
+    "annotators",
+    "opinions",
+    "executors",
+    "commands",
+)
 
 
 @dataclass(frozen=True, slots=True)
