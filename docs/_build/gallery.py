@@ -27,7 +27,7 @@ from tests.browser import Browser  # noqa: E402
 
 PAGE = ROOT / "docs" / "gallery.md"
 PICTURES = ROOT / "docs" / "images" / "gallery"
-WIDTH, TALLEST = 1000, 900
+WIDTH, TALLEST = 1000, 1200
 _WANTED = re.compile(r'^<!-- picture: (\S+) (\S+) "(.+)" -->$', flags=re.M)
 _WHERE = """(() => {
   const found = [...document.querySelectorAll('h2')].find(h => h.innerText.startsWith(%s));
