@@ -97,14 +97,16 @@ def head(environment, tmp_path_factory):
              "--include-dashboard", "false", "--object-store-memory", str(2**27),
              # What is only for large clusters takes longer to start than the rest.
              "--no-monitor", "--include-log-monitor", "false", "--disable-usage-stats"],
-            env=environment, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+            env=environment, stdout=out, stderr=subprocess.STDOUT,
+            process_group=0,  # Ray ends its whole group
         )  # fmt: skip
     try:
-        until(lambda: b"will now block" in log.read_bytes(), process)
+        until(lambda: b"will now block" in log.read_bytes(), process, 300)
         yield process, f"127.0.0.1:{port}"
     finally:
-        for child in psutil.Process(process.pid).children(recursive=True):
-            child.kill()
+        if process.poll() is None:
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.kill()
         process.kill()
         process.wait()
 
@@ -286,11 +288,11 @@ def test_a_killed_worker_and_then_a_killed_driver_change_nothing(
     assert kept(tmp_path) == alone
 
 
-def test_a_killed_ray_worker_and_driver_change_nothing(environment, alone, cluster, data, tmp_path):
-    more = ("--executor", "ray", "--workers", 2, "--ray-address", cluster)
+def test_a_killed_ray_worker_and_driver_change_nothing(environment, alone, head, data, tmp_path):
+    more = ("--executor", "ray", "--workers", 2, "--ray-address", head[1])
     argv = grid(data, tmp_path, *more, backbone="toy:1")
-    killed_twice(argv, tmp_path, environment, lambda _: workers_of(os.getpid(), "ray::perform"))
-    assert main(grid(data, tmp_path, "--executor", "ray", "--workers", 2)) == 0
+    killed_twice(argv, tmp_path, environment, lambda _: workers_of(head[0].pid, "ray::perform"))
+    assert main(grid(data, tmp_path, *more)) == 0
     assert kept(tmp_path) == alone
 
 
