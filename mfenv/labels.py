@@ -108,7 +108,7 @@ def decode(labels: Labels) -> dict[str, str]:
 def encode_code(code: str) -> Labels:
     """Encode an eight-letter label string such as ``"sczrnbop"``; shape ``(8,)``."""
     if len(code) != N_DIMENSIONS:
-        raise ValueError(f"label code {code!r} must have {N_DIMENSIONS} letters")
+        raise ValueError(f"label code {code[:20]!r} must have {N_DIMENSIONS} letters")
     out = np.empty(N_DIMENSIONS, dtype=np.int8)
     for i, (d, letter) in enumerate(zip(DIMENSIONS, code, strict=True)):
         position = d.codes.find(letter)

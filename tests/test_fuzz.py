@@ -92,6 +92,16 @@ def test_extras_that_json_cannot_hold_are_refused(tmp_path) -> None:
         load_events(tmp_path / "e.jsonl")
 
 
+def test_a_label_code_that_is_too_long_is_not_repeated_whole(tmp_path) -> None:
+    write_jsonl(examples()[:1], tmp_path / "e.jsonl")
+    value = json.loads((tmp_path / "e.jsonl").read_text())
+    value["posts"][1]["labels"] = "9" * 5000
+    (tmp_path / "e.jsonl").write_text(json.dumps(value))
+    with pytest.raises(DataError, match="must have 8 letters") as caught:
+        load_events(tmp_path / "e.jsonl")
+    assert len(str(caught.value)) < 300
+
+
 def test_an_answer_that_is_nested_too_deeply_is_no_answer() -> None:
     with pytest.raises(ValueError, match="nested too deeply"):
         read_object(DEEP, {"type": "object"})

@@ -33,7 +33,7 @@ from rich.table import Table
 
 from benchmarks.fidelity.machine import machine
 from benchmarks.fuzz import answers, entries, events, journals, specifications
-from benchmarks.fuzz.target import Finding, Target, fault_of, seeded
+from benchmarks.fuzz.target import PATIENCE, Finding, Target, fault_of, seeded
 from benchmarks.simulate import write_file
 from mfenv.cli import integer
 from mfenv.dynamics.journal import RunLock
@@ -307,7 +307,7 @@ def _write(results: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         "",
         "Odd inputs to everything that reads what a stranger wrote: `mfenv bench fuzz`. A finding "
         "is anything but a documented error: another exception, a promise that is broken, no end "
-        f"within a minute, a message that cannot be read. {machine()}.",
+        f"within {PATIENCE} s of computing, a message that cannot be read. {machine()}.",
         "",
         "| " + " | ".join(_HEADS) + " |",
         "|---|---|---|---:|---:|---:|",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -49,6 +50,8 @@ def _main(name: str, inputs: int, seed: int, report: Path) -> None:
                 found[finding.key] = finding, first, times + 1
             if done % 1000 == 0 or done == inputs:
                 write()
+            if done == inputs:
+                os._exit(0)  # libFuzzer counts empty inputs too
 
     def mutated(data: bytes, most: int, number: int) -> bytes:
         random = Random(number)
@@ -59,7 +62,7 @@ def _main(name: str, inputs: int, seed: int, report: Path) -> None:
         return new[:most]
 
     logging.disable(logging.WARNING)
-    runs = f"-runs={inputs + 2}"
+    runs = f"-runs={4 * inputs}"
     options = [sys.argv[0], runs, f"-seed={seed + 1}", "-max_len=65536", "-timeout=0"]
     options += ["-rss_limit_mb=0", "-len_control=0", "-verbosity=0"]
     write()

@@ -285,7 +285,7 @@ TARGETS = (
         "entries of the leaderboard",
         make_fidelity,
         read_fidelity,
-        0.005,
+        0.0025,
         packed=True,
     ),
     Target(

@@ -354,9 +354,9 @@ def read_parquet(data: bytes, folder: Path) -> None:
 
 
 TARGETS = (
-    Target("jsonl", "events as JSON Lines", make_jsonl, read_jsonl, 0.06),
+    Target("jsonl", "events as JSON Lines", make_jsonl, read_jsonl, 0.025),
     Target(
-        "rumdect", "events in the rumdect layout", make_rumdect, read_rumdect, 0.03, packed=True
+        "rumdect", "events in the rumdect layout", make_rumdect, read_rumdect, 0.02, packed=True
     ),
-    Target("parquet", "events as Parquet", make_parquet, read_parquet, 0.005),
+    Target("parquet", "events as Parquet", make_parquet, read_parquet, 0.002),
 )

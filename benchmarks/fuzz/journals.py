@@ -96,4 +96,4 @@ def read(data: bytes, folder: Path) -> None:
             file.unlink(missing_ok=True)
 
 
-TARGETS = (Target("journal", "journals of runs", make, read, 0.06),)
+TARGETS = (Target("journal", "journals of runs", make, read, 0.05),)

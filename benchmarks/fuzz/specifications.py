@@ -151,12 +151,12 @@ TARGETS = (
             )
         ),
         read,
-        0.06,
+        0.12,
         _DOCUMENTED,
         longest=float("inf"),
     ),
     Target(
-        "backbones", "names of backbones", _made((("backbone", _BACKBONES),)), read, 0.0003,
+        "backbones", "names of backbones", _made((("backbone", _BACKBONES),)), read, 0.0005,
         _DOCUMENTED, longest=float("inf"),
     ),
 )  # fmt: skip

@@ -17,6 +17,7 @@ from mfenv.errors import MfenvError
 
 __all__ = [
     "LONGEST",
+    "PATIENCE",
     "Finding",
     "Target",
     "fault_of",
