@@ -244,7 +244,8 @@ def _by_truth(objective: str, scores: Mapping[str, Any], beside: str) -> str:
         f'{beside}<div class="scroll" role="region" aria-labelledby="truth" tabindex="0">'
         f'<table class="by-truth"><caption><span>Harm: {HARM[objective]}. Planners do not see '
         "which topics are true. Peak: the highest harm of three successive steps; halved: part of "
-        "the events whose harm falls to half of that without intervention.</span></caption><thead><tr>"
+        "the events whose harm falls to half of that without intervention.</span></caption>"
+        "<thead><tr>"
         '<th scope="col" class="text">planner</th><th scope="col">net uplift</th>'
         f'{head}<th scope="col">harm</th><th scope="col">peak</th><th scope="col">halved</th>'
         f"</tr></thead><tbody>{lines}</tbody></table></div></section>"
