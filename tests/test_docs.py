@@ -173,7 +173,10 @@ def test_commands_can_be_given(page):
     for b in BLOCKS[page]:
         for line in b.words if b.kind in ("sh", "bash") else ():
             start = next((i for i, word in enumerate(line) if "=" not in word), 0)
-            if line[start : start + 1] == ["mfenv"] or line[start + 1 : start + 3] == ["-m", "mfenv"]:
+            if line[start : start + 1] == ["mfenv"] or line[start + 1 : start + 3] == [
+                "-m",
+                "mfenv",
+            ]:
                 words = [w for w in line[line.index("mfenv") :] if w != "&"]
                 parser, arguments = parser_of(words)
                 parser.parse_args(arguments)  # raises what a person would read

@@ -171,7 +171,7 @@ def test_an_entry_of_interventions_that_would_fill_the_memory_is_refused(tmp_pat
     entry["seeds"], entry["setting"]["horizon"] = 200, 1000
     entry["planners"] += [{"label": f"p{i}", "name": "p", "revision": ""} for i in range(150)]
     (place / "entry.json").write_text(json.dumps(entry))
-    with pytest.raises(DataError, match="steps of all episodes: .* is not allowed"):
+    with pytest.raises(DataError, match=r"steps of all episodes: .* is not allowed"):
         load_entry(place)
 
 
