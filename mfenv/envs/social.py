@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any, cast
 
 import gymnasium
 import numpy as np
@@ -44,7 +44,8 @@ from mfenv.labels import N_DIMENSIONS, NAMES, Labels
 
 if TYPE_CHECKING:
     from mfenv.dynamics.process import MeanFieldProcess
-    from mfenv.dynamics.surrogate import SurrogateModel
+    from mfenv.dynamics.surrogate import SurrogateDynamics, SurrogateModel
+    from mfenv.dynamics.surrogate.dynamics import Start
 
 __all__ = ["ACTIONS", "EPSILON", "TIERS", "SocialEnv", "recorded_shares"]
 
@@ -285,7 +286,6 @@ class SocialEnv(gymnasium.Env[Any, Any]):
         self.action_names: tuple[str, ...] = tuple(action_name(i) for i in range(N_ACTIONS))
         self._dynamics: Dynamics | None = None
         self._lane, self._episode = 0, -1  # of episodes that are drawn by counter
-        self._known: dict[str, list[NDArray[np.float64]]] = {}  # warm-ups' shares by event
 
     # -- Gymnasium -------------------------------------------------------------------------
 
@@ -318,12 +318,11 @@ class SocialEnv(gymnasium.Env[Any, Any]):
         self._domain = domain_index(event.domain)
         self._steps = min(self.horizon, dynamics.horizon)
         self._spent, self._elapsed = 0.0, 0
-        recorded = None if self.tier != "surrogate" else self._known.get(event.event_id)
-        if recorded is None:
+        if self.tier == "surrogate":
+            recorded = _counted_shares(cast("SurrogateDynamics", dynamics).start, self.batch)
+        else:
             labels = [r.labels for r in warmup] or [np.zeros((0, N_DIMENSIONS), dtype=np.int8)]
             recorded = recorded_shares(np.concatenate(labels), self.batch)
-            if self.tier == "surrogate":  # where an episode takes microseconds, this would count
-                self._known[event.event_id] = recorded
         self._recorded = recorded
         self._before, self._now = [UNIFORM, UNIFORM, *recorded][-2:]
         self._records: list[StepRecord] = []
@@ -342,8 +341,8 @@ class SocialEnv(gymnasium.Env[Any, Any]):
 
     def prepare(self, action: Any) -> tuple[Intervention, Intervention]:
         """What an action asks for, and what of it the budget pays: the first half of a step."""
-        self._started()
-        if self._elapsed >= self._steps:
+        if self._dynamics is None or self._elapsed >= self._steps:
+            self._started()
             raise MfenvError("the episode is over: call reset() first")
         wanted = self.intervention(action)
         return wanted, wanted if self._pays(wanted) else NONE
@@ -358,10 +357,11 @@ class SocialEnv(gymnasium.Env[Any, Any]):
         self._records.append(record)
         self._latest = record
         self._before, self._now = self._now, record.distribution
-        self._spent += done.cost
+        cost = done.cost
+        self._spent += cost
         self._elapsed += 1
         harm = self.objective.harm(record.distribution, record.own, self._truth)
-        reward = -harm - self.cost_weight * done.cost - lost
+        reward = -harm - self.cost_weight * cost - lost
         self._harm.append(harm)
         self._rewards.append(reward)
         if self.render_mode == "human":
@@ -583,6 +583,12 @@ class SocialEnv(gymnasium.Env[Any, Any]):
             mean_field=dynamics.mean_field,
             texts=self._sample(),
         )
+
+
+@lru_cache(maxsize=4096)
+def _counted_shares(start: Start, batch: int) -> list[NDArray[np.float64]]:
+    """:func:`recorded_shares`; where an episode takes microseconds, once for an event."""
+    return recorded_shares(start.labels, batch)
 
 
 class _Seen:

@@ -42,9 +42,9 @@ _NO_LABELS: Labels = np.zeros((0, N_DIMENSIONS), dtype=np.int8)
 _NO_AGENTS: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Start:
-    """Where an event's episodes start: after its recorded warm-up."""
+    """Where an event's episodes start: after its recorded warm-up. Equal if it is the same."""
 
     domain: int
     truth: int  # 1 true, 0 false, -1 not known
@@ -248,6 +248,11 @@ class SurrogateDynamics:
     def event(self) -> Event:
         """The event that is played."""
         return self._started()[0]
+
+    @property
+    def start(self) -> Start:
+        """Where the event's episodes start."""
+        return self._started()[1]
 
     @property
     def step_index(self) -> int:
