@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -40,13 +41,15 @@ TASKS = 4 + 1  # the methods, and the likelihoods
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
     """The toy models for this process and for all that it starts."""
-    added = toy_models.install(tmp_path_factory.mktemp("site"))
+    folder = tmp_path_factory.mktemp("site")
+    added = toy_models.install(folder)
     added["PYTHONPATH"] += f":{ROOT}"
     with pytest.MonkeyPatch.context() as patch:
         for name, value in added.items():
             patch.setenv(name, value)
         for path in reversed(added["PYTHONPATH"].split(":")):
             patch.syspath_prepend(path)
+        toy_models.check(folder)
         yield {**os.environ}
 
 
@@ -83,13 +86,49 @@ def alone(environment, data, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def cluster(environment):
-    """One Ray cluster for all tests, which takes seconds to start; its address."""
-    ray = pytest.importorskip("ray")
-    from benchmarks.executors.ray import on_ray
+def head(environment, tmp_path_factory):
+    """One Ray cluster for all tests, as anybody would start it; (process, address, variables)."""
+    pytest.importorskip("ray")
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    environment = environment | token
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("ray") / "log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block",
+             "--port", str(port), "--num-cpus", "2",
+             "--include-dashboard", "false", "--object-store-memory", str(2**27),
+             # What is only for large clusters takes longer to start than the rest.
+             "--no-monitor", "--include-log-monitor", "false", "--disable-usage-stats"],
+            env=environment, stdout=out, stderr=subprocess.STDOUT,
+            process_group=0,  # Ray ends its whole group
+        )  # fmt: skip
+    try:
+        until(lambda: b"will now block" in log.read_bytes(), process, 300)
+        yield process, f"127.0.0.1:{port}", environment
+    finally:
+        if process.poll() is None:
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.kill()
+        process.kill()
+        process.wait()
 
-    with on_ray(2, 1):
-        yield ray.get_runtime_context().gcs_address
+
+@pytest.fixture(scope="module")
+def on_cluster(head):
+    """Runs a command that connects to the cluster by itself; (exit status, what it said)."""
+
+    def run(argv, **more):
+        done = subprocess.run(
+            [sys.executable, "-m", "mfenv", *argv],
+            env=head[2] | {"RAY_ADDRESS": head[1]} | more,
+            cwd=ROOT, capture_output=True, text=True,
+        )  # fmt: skip
+        return done.returncode, done.stderr
+
+    return run
 
 
 # -- the same bytes ----------------------------------------------------------------------------
@@ -108,20 +147,22 @@ def test_any_number_of_workers_gives_the_same_bytes(workers, alone, data, tmp_pa
     assert kept(tmp_path) == alone
 
 
-def test_ray_gives_the_same_bytes(alone, cluster, data, tmp_path, capsys):
-    assert main(grid(data, tmp_path, "--executor", "ray", "--workers", 2)) == 0
+def test_ray_gives_the_same_bytes(alone, on_cluster, data, tmp_path):
+    code, said = on_cluster(grid(data, tmp_path, "--executor", "ray", "--workers", 2))
+    assert code == 0, said
     assert kept(tmp_path) == alone
-    assert f"{TASKS} of {TASKS} tasks" in capsys.readouterr().err
+    assert f"{TASKS} of {TASKS} tasks" in said
 
 
-def test_planners_have_the_same_outcomes_anywhere(cluster, tmp_path):
-    def played(name, *more):
+def test_planners_have_the_same_outcomes_anywhere(on_cluster, tmp_path):
+    def played(name, *more, run=lambda argv: (main(argv), "")):
         argv = [
             "bench", "intervention", "--horizon", "4", "--limit-events", "4", "--seeds", "2",
             "--lanes", "3", "--planner", "random", "--planner", "paper:1",
             "--out", str(tmp_path / name), "--results", str(tmp_path / f"{name}-results"), *more,
         ]  # fmt: skip
-        assert main(argv) == 0
+        code, said = run(argv)
+        assert code == 0, said
         parts = {p.name: p.read_bytes() for p in (tmp_path / name / "parts").iterdir()}
         result = json.loads((tmp_path / f"{name}-results/intervention-society.json").read_text())
         return parts, {k: v for k, v in result.items() if k != "command"}
@@ -129,7 +170,7 @@ def test_planners_have_the_same_outcomes_anywhere(cluster, tmp_path):
     first = played("one")
     assert len(first[0]) == 3 * 3
     assert played("two", "--workers", "2") == first
-    assert played("ray", "--executor", "ray", "--workers", "2") == first
+    assert played("ray", "--executor", "ray", "--workers", "2", run=on_cluster) == first
 
 
 def simulated(data, folder, *more):
@@ -263,12 +304,12 @@ def test_a_killed_worker_and_then_a_killed_driver_change_nothing(
     assert kept(tmp_path) == alone
 
 
-@pytest.mark.skip(reason="Ray 2.60: the driver ends early here, and it is not known why")
-def test_a_killed_ray_worker_and_driver_change_nothing(environment, alone, cluster, data, tmp_path):
-    more = ("--executor", "ray", "--workers", 2, "--ray-address", cluster)
+def test_a_killed_ray_worker_and_driver_change_nothing(alone, head, on_cluster, data, tmp_path):
+    more = ("--executor", "ray", "--workers", 2, "--ray-address", head[1])
     argv = grid(data, tmp_path, *more, backbone="toy:1")
-    killed_twice(argv, tmp_path, environment, lambda _: workers_of(os.getpid(), "ray::perform"))
-    assert main(grid(data, tmp_path, "--executor", "ray", "--workers", 2)) == 0
+    killed_twice(argv, tmp_path, head[2], lambda _: workers_of(head[0].pid, "ray::perform"))
+    code, said = on_cluster(grid(data, tmp_path, *more))
+    assert code == 0, said
     assert kept(tmp_path) == alone
 
 
@@ -341,13 +382,26 @@ def test_wrong_arguments_get_one_line(more, words, environment, data, tmp_path, 
     assert not (tmp_path / "run").exists()
 
 
-def test_a_task_that_no_machine_has_room_for_is_said(cluster, environment, data, tmp_path, capsys):
-    more = ("--executor", "ray", "--threads", "64")
-    assert main(grid(data, tmp_path, *more)) == 2
-    assert "has 2 CPUs and a task needs 64" in capsys.readouterr().err
-    more = ("--executor", "ray", "--threads", "1", "--worker-gpus", "1")
-    assert main(grid(data, tmp_path, *more)) == 2
-    assert "has 0 GPUs and a task needs 1" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--threads", "64"], "has 2 CPUs and a task needs 64"),
+        (["--threads", "1", "--worker-gpus", "1"], "has 0 GPUs and a task needs 1"),
+    ],
+)
+def test_a_task_that_no_machine_has_room_for_is_said(more, words, on_cluster, data, tmp_path):
+    code, said = on_cluster(grid(data, tmp_path, "--executor", "ray", *more))
+    assert code == 2
+    assert words in said
+
+
+def test_a_cluster_that_wants_a_token_is_said(head, on_cluster, data, tmp_path):
+    argv = grid(data, tmp_path, "--executor", "ray")
+    code, said = on_cluster(argv, RAY_AUTH_MODE="disabled")
+    assert code == 2
+    last = said.splitlines()[-1]  # Ray says something of each attempt
+    assert last.startswith(f"mfenv: error: no Ray cluster at {head[1]}: ")
+    assert "RAY_AUTH_MODE=token" in last
 
 
 # -- files at a URL ------------------------------------------------------------------------------

@@ -60,6 +60,7 @@ def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     env = toy_models.install(folder)
     sys.path.insert(0, str(folder))
+    toy_models.check(folder)
     yield env
     sys.path.remove(str(folder))
 

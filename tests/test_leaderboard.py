@@ -62,6 +62,7 @@ def toys(tmp_path_factory):
     toy_models.install(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
+        toy_models.check(folder)
         patch.setattr(sys, "argv", ["mfenv", "bench", "fidelity"])
         yield
 

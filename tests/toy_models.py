@@ -5,7 +5,11 @@ noise and write them with the synthetic grammar. Registered as the backbone ``to
 ``toy`` and ``toy-deaf`` by :func:`install`, as anybody's package would be.
 """
 
+import importlib
+import os
+import sys
 import time
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import NamedTuple
 
@@ -95,7 +99,10 @@ def exact():
 
 
 def install(folder: Path) -> dict[str, str]:
-    """Register the toy models for processes with the returned environment variables."""
+    """Register the toy models for processes with the returned environment variables.
+
+    :func:`check` says whether this process sees them, once ``folder`` is in ``sys.path``.
+    """
     info = folder / "toy-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy\nVersion: 1.0\n")
@@ -105,3 +112,11 @@ def install(folder: Path) -> dict[str, str]:
         "[mfenv.annotators]\ntoy-exact = toy_models:exact\n"
     )
     return {"PYTHONPATH": f"{folder}:{Path(__file__).parent}", "OMP_NUM_THREADS": "1"}
+
+
+def check(folder: Path) -> None:
+    """That this process sees the toy models; else what there is to see."""
+    importlib.invalidate_caches()
+    found = entry_points(group="mfenv.backbones").names
+    seen = [p for p in sys.path if os.path.exists(os.path.join(p, "toy-1.0.dist-info"))]
+    assert "toy" in found, (found, seen, os.listdir(folder), sys.path, sys.meta_path)

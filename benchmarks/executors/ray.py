@@ -107,7 +107,8 @@ class RayExecutor:
                 at = f"at {self._address}" if self._address else "could be started here"
                 raise MfenvError(
                     f"no Ray cluster {at}: {reason}. Start one with 'ray start --head' and name "
-                    "it by --ray-address, or leave that and RAY_ADDRESS out"
+                    "it by --ray-address, or leave that and RAY_ADDRESS out; for one that wants "
+                    "a token set RAY_AUTH_MODE=token (and RAY_AUTH_TOKEN on other machines)"
                 ) from None
             return
 

@@ -166,7 +166,7 @@ class PopulationEnv(ParallelEnv[str, dict[str, str], str]):  # type: ignore[misc
     | `warmup`     | **int**              | `50`              | recorded reactions that an episode starts from    |
     | `events`     | **str** or None      | `None`            | `None` or `"synthetic"`, or a path                |
     | `event_ids`  | list of **str**      | `None`            | draw from these events only                       |
-    | `split`      | **str** or None      | `None`            | `"train"` (default), `"validation"`, `"test"`     |
+    | `split`      | **str** or None      | `None`            | `"train"` (default), `"validation"`, `"test"`, `"confirmation"` |
     | `annotator`  | **str** or Annotator | `"auto"`          | who labels the actions                            |
     | `reward`     | **str** or function  | `"leave-one-out"` | see *Rewards*                                     |
     | `window`     | **int**              | `4`               | latest steps that the distance looks at           |

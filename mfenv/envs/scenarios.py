@@ -16,10 +16,17 @@ __all__ = ["SPLITS", "SYNTHETIC", "Scenarios", "make_scenarios"]
 
 SYNTHETIC = "synthetic"
 
-SPLITS: dict[str, tuple[int, int]] = {"train": (0, 560), "validation": (1, 28), "test": (2, 28)}
+SPLITS: dict[str, tuple[int, int]] = {
+    "train": (0, 560),
+    "validation": (1, 28),
+    "test": (2, 28),
+    "confirmation": (3, 84),
+}
 """Synthetic events by split: the society's seed and how many events (indices from 0).
 
 Every 14 events have each of the seven domains once with a false and once with a true claim.
+``confirmation`` is for a difference that the test events leave open: events that nothing was ever
+chosen, tuned or looked at on.
 """
 
 

@@ -188,7 +188,7 @@ class SocialEnv(gymnasium.Env[Any, Any]):
     | `annotator`         | **str**             | `"auto"`        | who labels reactions in the LLM tier: `"exact"`, `"classifier"`, or what suits the event |
     | `events`            | **str** or None     | `None`          | `None` or `"synthetic"`; or a path that `mfenv data describe` reads (LLM tier) |
     | `event_ids`         | list of **str**     | `None`          | draw from these events only |
-    | `split`             | **str** or None     | `None`          | `"train"` (the default), `"validation"` or `"test"`: 560, 28 and 28 synthetic events; or a file of that name in the folder `events` |
+    | `split`             | **str** or None     | `None`          | `"train"` (the default), `"validation"`, `"test"` or `"confirmation"`: 560, 28, 28 and 84 synthetic events; or a file of that name in the folder `events` |
     | `objective`         | **str**             | `"misbelief"`   | see *Rewards* |
     | `target`            | list or dict        | `None`          | of `objective="target"`: 23 shares, or shares by dimension |
     | `observation`       | **str**             | `"box"`         | `"box"`, `"dict"` or `"text"` |
