@@ -173,6 +173,19 @@ def test_planners_have_the_same_outcomes_anywhere(on_cluster, tmp_path):
     assert played("ray", "--executor", "ray", "--workers", "2", run=on_cluster) == first
 
 
+def test_a_planner_that_is_trained_on_a_cluster_is_the_same(on_cluster, tmp_path):
+    config = tmp_path / "small.yaml"
+    config.write_text("default: {n_envs: 8, n_steps: 4, batch_size: 16, n_epochs: 1}")
+    argv = ["train", "planner", "--horizon", "4", "--timesteps", "64", "--episodes", "8",
+            "--config", str(config)]  # fmt: skip
+    assert main([*argv, "--out", str(tmp_path / "here")]) == 0
+    more = ("--executor", "ray", "--workers", "2")
+    code, said = on_cluster([*argv, *more, "--out", str(tmp_path / "ray")])
+    assert code == 0, said
+    made = [tmp_path / name / "planner" / "planner.safetensors" for name in ("here", "ray")]
+    assert made[0].read_bytes() == made[1].read_bytes()
+
+
 def simulated(data, folder, *more):
     argv = ["simulate", str(data), "--backbone", "toy", "--annotator", "toy-exact",
             "--method", "toy", "--agents", "40", "--batch", "8", "--warmup", "16",

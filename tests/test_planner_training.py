@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -30,6 +31,7 @@ from training.planners.settings import (
     read_hyperparameters,
     validation_arguments,
 )
+from training.planners.spread import Spread, group_sizes
 from training.planners.train import train
 from training.planners.validation import make_lanes
 
@@ -125,6 +127,57 @@ def test_interrupted_a_recurrent_one_goes_on_the_same(trained, tmp_path):
     assert said[2] == "going on from 128 steps"
     kept = {n: b for n, b in files(trained["recurrent-ppo"]).items() if n != "run.lock"}
     assert {n: b for n, b in files(tmp_path).items() if n != "run.lock"} == kept
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_on_workers_one_of_which_is_killed_it_ends_the_same(workers, trained, tmp_path, capsys):
+    told = json.loads((trained["maskable-ppo"] / "config.json").read_text())
+    killed = []
+
+    def kill_one(_):
+        if len(killed) < 2:
+            killed.append(multiprocessing.active_children()[-1])
+            killed[-1].kill()
+
+    train(PlannerSettings(**told), tmp_path, say=kill_one, spread=Spread(workers=workers))
+    assert capsys.readouterr().out.count("a worker died") == 2
+    kept = {n: b for n, b in files(trained["maskable-ppo"]).items() if n != "run.lock"}
+    assert {n: b for n, b in files(tmp_path).items() if n != "run.lock"} == kept
+    assert not any(process.is_alive() for process in killed)
+
+
+def test_language_models_see_the_same_batches_whatever_the_number_of_workers():
+    assert group_sizes("llm", 150, 1) == group_sizes("llm", 150, 7) == [50, 50, 50]
+    assert group_sizes("society", 10, 3) == [4, 3, 3]
+    assert group_sizes("society", 2, 3) == [1, 1]
+
+
+def test_spread_lanes_are_those_of_one_environment():
+    """A part that starts anew while others go on, masks, infos; an error of the environment."""
+    given = {**ENVIRONMENT, "dynamics": "surrogate"}
+    alone = make_lanes(given, 5).env
+    rng = np.random.default_rng(0)
+
+    def same(a, b):
+        assert all(np.array_equal(x, y) for x, y in zip(a[:-1], b[:-1], strict=True))
+        for name, values in a[-1].items():
+            mask = a[-1].get(f"_{name}", np.ones(5, dtype=bool))
+            assert np.array_equal(values[mask], b[-1][name][mask]), name
+
+    with Spread(workers=3).opened() as crew:
+        spread = crew.lanes(given, 5)
+        same(alone.reset(seed=3), spread.reset(seed=3))
+        for t in range(9):
+            actions = rng.integers(N_ACTIONS, size=5)
+            same(alone.step(actions), spread.step(actions))
+            assert np.array_equal(alone.action_masks(), spread.action_masks())
+            if t == 2:
+                mask = np.array([True, False, False, False, True])
+                ids = [IDS[i] for i in range(5)]
+                options = {"reset_mask": mask, "event_id": ids}
+                same(alone.reset(options=options), spread.reset(options=options))
+        with pytest.raises(MfenvError, match="unknown event"):
+            spread.reset(options={"event_id": "nothing"})
 
 
 def test_another_seed_is_another_planner_and_needs_another_folder(trained, config, tmp_path):

@@ -18,6 +18,7 @@ from training.planners.settings import (
     read_hyperparameters,
     validation_arguments,
 )
+from training.planners.spread import Spread
 
 __all__ = ["HELP", "add_arguments", "run"]
 
@@ -73,6 +74,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="episodes of an evaluation (%(default)s)",
     )
+    add(
+        "--executor",
+        choices=("local", "ray"),
+        default="local",
+        help="where rollouts are played: processes of this machine or actors of a Ray cluster "
+        "(%(default)s)",
+    )
+    add(
+        "--workers",
+        type=integer(1),
+        default=1,
+        metavar="N",
+        help="how many play rollouts (%(default)s: this process); the result is the same",
+    )
+    add("--threads", type=integer(1), default=1, metavar="T", help="of each (%(default)s)")
+    add("--ray-address", metavar="ADDRESS", help="of a Ray cluster (RAY_ADDRESS; else one here)")
+    add(
+        "--worker-gpus",
+        type=float,
+        default=0.0,
+        metavar="G",
+        help="GPUs that Ray gives each worker (%(default)s)",
+    )
     add("--out", type=Path, required=True, metavar="DIR", help="checkpoints, logs, the planner")
 
 
@@ -98,9 +122,14 @@ def run(args: argparse.Namespace) -> int:
         running_means=args.running_means,
         seed=args.seed,
     )
+    if args.executor != "ray" and (args.ray_address or args.worker_gpus):
+        raise MfenvError("--ray-address and --worker-gpus are for --executor ray")
+    spread = Spread(
+        args.executor, args.workers, args.threads, args.ray_address, max(0.0, args.worker_gpus)
+    )
     args.out.mkdir(parents=True, exist_ok=True)
     with one_run(args.out):
-        folder = train(settings, args.out, say=lambda text: print(text, flush=True))
+        folder = train(settings, args.out, say=lambda text: print(text, flush=True), spread=spread)
     print(f"trained: {folder}; use it: sb3:{folder}")
     return 0
 

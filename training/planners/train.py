@@ -32,7 +32,9 @@ from training.planners.policies import actor_weights, forget, make_model, observ
 from training.planners.redrawn import RedrawnWarmup
 from training.planners.remembered import RememberedMeans
 from training.planners.settings import PlannerSettings
+from training.planners.spread import HERE, Spread
 from training.planners.validation import Uplift, Validation, make_lanes
+from training.planners.vec_env import GymnasiumVecEnv
 
 __all__ = ["RESULT", "train"]
 
@@ -45,18 +47,34 @@ _MOMENT_STEPS = 64
 
 
 def train(
-    settings: PlannerSettings, out: Path, *, say: Callable[[str], None] = lambda _: None
+    settings: PlannerSettings,
+    out: Path,
+    *,
+    say: Callable[[str], None] = lambda _: None,
+    spread: Spread = HERE,
 ) -> Path:
     """Train, or go on from the last checkpoint in ``out``; returns the folder of the planner.
 
-    Raises ``MfenvError`` if ``out`` holds a run of other settings.
+    ``spread`` says where rollouts are played, which changes nothing but the time. Raises
+    ``MfenvError`` if ``out`` holds a run of other settings.
     """
-    lanes = make_lanes(settings.environment, settings.num_envs, bootstrap=False)
-    validation = Validation(settings.validation, settings.episodes)
-    check_settings(out, asdict(settings))
-    folder = out / RESULT
-    if folder.exists():
+    with spread.opened() as crew:
+        lanes = make_lanes(settings.environment, settings.num_envs, bootstrap=False, crew=crew)
+        validation = Validation(settings.validation, settings.episodes, crew)
+        check_settings(out, asdict(settings))
+        folder = out / RESULT
+        if not folder.exists():
+            _train(settings, out, lanes, validation, say)
         return folder
+
+
+def _train(
+    settings: PlannerSettings,
+    out: Path,
+    lanes: GymnasiumVecEnv,
+    validation: Validation,
+    say: Callable[[str], None],
+) -> None:
     torch.set_num_threads(1)  # the fastest for networks of this size, and the same sums anywhere
     rng = generator(_MOMENTS_STREAM, settings.seed)
     shown = RememberedMeans(lanes) if settings.running_means else lanes
@@ -85,11 +103,10 @@ def train(
         model.learn(left, callback=run, reset_num_timesteps=progress.updates == 0)
     run.conclude(model)
     best = max(progress.evaluations, key=lambda e: float(e["gain"]))
-    with in_one_move(folder) as part:
+    with in_one_move(out / RESULT) as part:
         masked = settings.algo == "maskable-ppo"
         write_folder(part, progress.best, masked=masked, training=asdict(settings))
         write_card(part, settings, best, progress.evaluations[-1])
-    return folder
 
 
 class _Run(BaseCallback):  # type: ignore[misc]

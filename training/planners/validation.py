@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from agents.planners.learned import LearnedPlanner
 from mfenv.envs.registration import SOCIAL
 from mfenv.noise import generator
+from training.planners.spread import Crew
 from training.planners.vec_env import GymnasiumVecEnv
 
 __all__ = ["Uplift", "Validation", "make_lanes"]
@@ -42,18 +43,27 @@ class Uplift:
 
 
 def make_lanes(
-    environment: Mapping[str, Any], num_envs: int, *, bootstrap: bool = True
+    environment: Mapping[str, Any],
+    num_envs: int,
+    *,
+    bootstrap: bool = True,
+    crew: Crew | None = None,
 ) -> GymnasiumVecEnv:
-    """Lanes of the environment with these arguments, whatever its tier."""
-    lanes = gymnasium.make_vec(f"mfenv:{SOCIAL}", num_envs=num_envs, **environment)
+    """Lanes of the environment with these arguments, in this process or stepped by a crew."""
+    if crew is None:
+        lanes = gymnasium.make_vec(f"mfenv:{SOCIAL}", num_envs=num_envs, **environment)
+    else:
+        lanes = crew.lanes(environment, num_envs)
     return GymnasiumVecEnv(lanes, bootstrap=bootstrap)
 
 
 class Validation:
     """A fixed set of episodes; doing nothing in them is played once."""
 
-    def __init__(self, environment: Mapping[str, Any], episodes: int) -> None:
-        self._env = make_lanes(environment, episodes)
+    def __init__(
+        self, environment: Mapping[str, Any], episodes: int, crew: Crew | None = None
+    ) -> None:
+        self._env = make_lanes(environment, episodes, crew=crew)
         self._seeds = _FIRST_SEED + np.arange(episodes)
         self._events: NDArray[np.str_] = np.zeros(0, dtype=str)
         self._without: tuple[Floats, Floats, Floats] | None = None
