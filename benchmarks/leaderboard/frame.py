@@ -178,7 +178,7 @@ def count(n: int) -> str:
     """A large number in three digits."""
     for unit, name in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
         if n >= unit:
-            return f"{n / unit:.3g} {name}"
+            return f"{n / unit:.3g}\N{NO-BREAK SPACE}{name}"
     return str(n)
 
 

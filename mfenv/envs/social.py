@@ -156,12 +156,13 @@ class SocialEnv(gymnasium.Env[Any, Any]):
     ## Info
 
     `event_id`, `topic`, `domain`, `step`, `texts` (up to four of the latest reactions),
-    `mean_field`, `shares` (by label name), `metrics` (`harm`, `polarization`, and `misbelief`
-    where the truth is known), `intervention`, `unaffordable`, `cost`, `spent`, `budget_left`,
+    `mean_field`, `shares` (by label name), `harm`, `metrics` (`harm`, `polarization`, and
+    `misbelief` where the truth is known), `intervention`, `unaffordable`, `cost`, `spent`, `budget_left`,
     `prompt_tokens`, `completion_tokens`.
 
     In the surrogate tier there are no `topic`, `domain`, `texts`, `mean_field`, `shares` and
-    tokens, and `metrics` is a read-only mapping: the less there is, the faster vector environments gather it.
+    tokens, and `metrics` come at the start and the end of an episode only: the less there is, the
+    faster vector environments gather it.
     Where the surrogate's data show no
     response to some kinds of intervention, `not_identified` says whether such a kind runs: it
     costs what it costs, and has no effect.
@@ -332,7 +333,8 @@ class SocialEnv(gymnasium.Env[Any, Any]):
         self._rewards: list[float] = []
         if self.render_mode == "human":
             self.render()
-        return self._observe(), self._info(NONE, wanted=NONE)
+        harm = self.objective.harm(self._now, min(self.batch, self.warmup), self._truth)
+        return self._observe(), self._info(NONE, harm, 0.0, refused=False)
 
     def step(self, action: Any) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Intervene, and let the next batch react."""
@@ -345,7 +347,8 @@ class SocialEnv(gymnasium.Env[Any, Any]):
             self._started()
             raise MfenvError("the episode is over: call reset() first")
         wanted = self.intervention(action)
-        return wanted, wanted if self._pays(wanted) else NONE
+        paid = self._spent + wanted.cost <= self.budget + EPSILON
+        return wanted, wanted if paid else NONE
 
     def finish(
         self, record: StepRecord, wanted: Intervention, done: Intervention, lost: float = 0.0
@@ -367,7 +370,8 @@ class SocialEnv(gymnasium.Env[Any, Any]):
         if self.render_mode == "human":
             self.render()
         truncated = self._elapsed >= self._steps
-        return self._observe(), float(reward), False, truncated, self._info(done, wanted=wanted)
+        info = self._info(done, harm, cost, refused=done is not wanted and done != wanted)
+        return self._observe(), float(reward), False, truncated, info
 
     def render(self) -> Any:
         """The episode so far: text (``ansi``), a picture ``(720, 960, 3)``, or printed text."""
@@ -517,26 +521,28 @@ class SocialEnv(gymnasium.Env[Any, Any]):
         texts = {"topic": dynamics.event.topic, "mean_field": dynamics.mean_field}
         return {**{k: space[k].clip(texts[k]) for k in TEXT_LENGTHS}, "vector": values}  # type: ignore[attr-defined]
 
-    def _info(self, done: Intervention, *, wanted: Intervention) -> dict[str, Any]:
+    def _info(
+        self, done: Intervention, harm: float, cost: float, *, refused: bool
+    ) -> dict[str, Any]:
         latest_shares = self._now
-        if self._harm:
-            harm = self._harm[-1]
-        else:
-            harm = self.objective.harm(latest_shares, min(self.batch, self.warmup), self._truth)
-        metrics = {"polarization": polarization(latest_shares), "harm": harm}
-        if self._truth is not None:
-            metrics["misbelief"] = misbelief(latest_shares, self._truth)
         numbers = {
             "event_id": self._event.event_id,
             "step": self._elapsed,
-            "metrics": metrics,
+            "harm": harm,
             "intervention": intervention_name(done),
-            "unaffordable": done is not wanted and done != wanted,
-            "cost": done.cost,
+            "unaffordable": refused,
+            "cost": cost,
             "spent": self._spent,
             "budget_left": max(0.0, self.budget - self._spent),
         }
-        if self.tier == "surrogate":
+        surrogate = self.tier == "surrogate"
+        # Where a step takes microseconds, vector environments take longer to gather these.
+        if not surrogate or self._elapsed in (0, self._steps):
+            metrics = {"polarization": polarization(latest_shares), "harm": harm}
+            if self._truth is not None:
+                metrics["misbelief"] = misbelief(latest_shares, self._truth)
+            numbers["metrics"] = metrics
+        if surrogate:
             unknown = self.surrogate.not_identified
             if unknown:
                 runs = zip(KINDS, self._started().activity > 0, strict=True)

@@ -228,8 +228,10 @@ class SocialTextEnv(SocialEnv):
     def _observe(self) -> str:  # type: ignore[override]
         return self.observe()
 
-    def _info(self, done: Intervention, *, wanted: Intervention) -> dict[str, Any]:
-        info = super()._info(done, wanted=wanted)
+    def _info(
+        self, done: Intervention, harm: float, cost: float, *, refused: bool
+    ) -> dict[str, Any]:
+        info = super()._info(done, harm, cost, refused=refused)
         return {**info, "unreadable": False, "message": done.message}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any, Self
 
@@ -161,6 +161,24 @@ def member_numbers(
     return np.full(seeds.shape, int(member), dtype=np.int64)
 
 
+@lru_cache(maxsize=4096)
+def _begun(model: SurrogateModel, start: Start, member: int) -> Worlds:
+    """The world that episodes of an event begin in, but for its seed; it is never written to."""
+    worlds = begin(
+        model,
+        seed=np.zeros(1, dtype=np.int64),
+        member=np.array([member]),
+        domain=np.array([start.domain]),
+        truth=np.array([start.truth]),
+        perceived=start.perceived[None],
+        latest=start.latest[None],
+        mixture=start.mixture[None],
+    )
+    for field in fields(worlds):
+        getattr(worlds, field.name).setflags(write=False)
+    return worlds
+
+
 class _Counted(StepRecord):
     """A step of counted people: what it came to as one array, the rest as nobody left it."""
 
@@ -225,17 +243,9 @@ class SurrogateDynamics:
         """Start an event; returns the steps of its recorded warm-up."""
         start = start_of(event, self.model, warmup=self.warmup, batch=self.batch)
         seeds = np.array([seed], dtype=np.int64)
+        member = int(member_numbers(self.model, self.member, seeds)[0])
         self._one = None
-        self._worlds = begin(
-            self.model,
-            seed=seeds,
-            member=member_numbers(self.model, self.member, seeds),
-            domain=np.array([start.domain]),
-            truth=np.array([start.truth]),
-            perceived=start.perceived[None],
-            latest=start.latest[None],
-            mixture=start.mixture[None],
-        )
+        self._worlds = replace(_begun(self.model, start, member), seed=seeds)
         self._event, self._start, self.seed = event, start, int(seed)
         return list(start.records)
 
