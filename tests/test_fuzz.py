@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from benchmarks.fuzz.events import examples
 from benchmarks.fuzz.journals import example as journal_example
 from benchmarks.fuzz.target import fault_of, pack, seeded
 from benchmarks.intervention.entry import load_entry
+from mfenv import plugins
 from mfenv.cli import main
 from mfenv.dynamics.assemble import build_annotator, build_backbone
 from mfenv.dynamics.journal import read_journal
@@ -31,6 +33,7 @@ def test_no_reader_says_more_than_it_documents(name: str, tmp_path: Path) -> Non
     for index in range(CHEAP.get(name, 100)):
         data = target.make(seeded(name, 1, index))
         assert fault_of(target, data, tmp_path) is None, (index, data[:2000])
+    assert plugins.entry_points is entry_points  # what is installed later is seen
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 from random import Random
@@ -68,25 +69,38 @@ def _made(kinds: tuple[tuple[str, tuple[str, ...]], ...]) -> Callable[[Random], 
     return make
 
 
-@functools.cache
-def _prepare() -> None:
-    """Remember which plugins are installed: reading that anew takes longer than all the rest."""
-    plugins.entry_points = functools.cache(entry_points)  # type: ignore[attr-defined, assignment]
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing is fetched from anywhere
+_installed = functools.cache(entry_points)  # reading it anew takes longer than all the rest
+_OFFLINE = "HF_HUB_OFFLINE"
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Where names may be read as paths, nothing of ours is near; nothing is fetched.
+
+    Which plugins are installed is read once. Afterwards all is as it was.
+    """
+    place, offline = Path.cwd(), os.environ.get(_OFFLINE)
+    plugins.entry_points = _installed  # type: ignore[attr-defined, assignment]
+    os.environ[_OFFLINE] = "1"
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(place)
+        plugins.entry_points = entry_points  # type: ignore[attr-defined]
+        if offline is None:
+            del os.environ[_OFFLINE]
+        else:
+            os.environ[_OFFLINE] = offline
 
 
 def read(data: bytes, folder: Path) -> None:
     """Build what a specification stands for."""
-    _prepare()
     kind, _, text = text_of(data).partition(" ")
     if kind not in _READERS:
         return  # an engine may try bytes of its own first
-    before = Path.cwd()
-    os.chdir(folder)  # names may be read as paths; nothing of ours is near
-    try:
+    with _alone(folder):
         _READERS[kind](text)
-    finally:
-        os.chdir(before)
 
 
 def _planner(text: str) -> None:
