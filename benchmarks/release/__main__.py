@@ -126,6 +126,8 @@ def run(args: argparse.Namespace) -> int:
     path = args.out / "release.json"
     figures = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     args.out.mkdir(parents=True, exist_ok=True)
+    if args.temporary is not None:
+        args.temporary.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="mfenv-release-", dir=args.temporary) as temporary:
         folder = Path(temporary)
         tools = _make(sys.executable, folder / "tools")
