@@ -479,7 +479,7 @@ def test_episodes_come_from_the_chosen_events(tmp_path):
     with pytest.raises(MfenvError, match="synthetic-0-1"):
         env.reset(options={"event_id": "synthetic-0-2"})
     splits = [set(make_scenarios(None, split, None, 20).ids) for split in SPLITS]
-    assert [len(s) for s in splits] == [560, 28, 28]
+    assert [len(s) for s in splits] == [560, 28, 28, 84]
     assert all(not a & b for a, b in itertools.combinations(splits, 2))
 
     path = tmp_path / "test.jsonl"
