@@ -32,6 +32,7 @@ __all__ = ["HERE", "Crew", "Spread", "SpreadVectorEnv", "group_sizes"]
 
 _LANGUAGE = 64
 _TRIES = 3
+_GRACE = 2.0  # seconds
 
 Group = tuple[int, int]
 """An environment's number, and that of a group of its lanes."""
@@ -132,7 +133,8 @@ class _Process:
         return results
 
     def end(self) -> None:
-        self._pipe.close()
+        self._pipe.close()  # it ends by itself, unless it is in the middle of something
+        self._process.join(_GRACE)
         self._process.kill()
         self._process.join()
 
