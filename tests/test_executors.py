@@ -155,13 +155,13 @@ def test_ray_gives_the_same_bytes(alone, on_cluster, data, tmp_path):
 
 
 def test_planners_have_the_same_outcomes_anywhere(on_cluster, tmp_path):
-    def played(name, *more, run=lambda argv: (main(argv), "")):
+    def played(name, *more):
         argv = [
             "bench", "intervention", "--horizon", "4", "--limit-events", "4", "--seeds", "2",
             "--lanes", "3", "--planner", "random", "--planner", "paper:1",
             "--out", str(tmp_path / name), "--results", str(tmp_path / f"{name}-results"), *more,
         ]  # fmt: skip
-        code, said = run(argv)
+        code, said = on_cluster(argv)
         assert code == 0, said
         parts = {p.name: p.read_bytes() for p in (tmp_path / name / "parts").iterdir()}
         result = json.loads((tmp_path / f"{name}-results/intervention-society.json").read_text())
@@ -170,7 +170,7 @@ def test_planners_have_the_same_outcomes_anywhere(on_cluster, tmp_path):
     first = played("one")
     assert len(first[0]) == 3 * 3
     assert played("two", "--workers", "2") == first
-    assert played("ray", "--executor", "ray", "--workers", "2", run=on_cluster) == first
+    assert played("ray", "--executor", "ray", "--workers", "2") == first
 
 
 def test_a_planner_that_is_trained_on_a_cluster_is_the_same(on_cluster, tmp_path):
