@@ -81,7 +81,7 @@ envs.step(envs.action_space.sample())
 
 _RAY = """
 import ray
-ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
 assert ray.get(ray.remote(lambda: __import__("mfenv").__version__).remote())
 ray.shutdown()
 """
