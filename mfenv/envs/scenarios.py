@@ -25,8 +25,8 @@ SPLITS: dict[str, tuple[int, int]] = {
 """Synthetic events by split: the society's seed and how many events (indices from 0).
 
 Every 14 events have each of the seven domains once with a false and once with a true claim.
-``confirmation`` is for a difference that the test events leave open: events that nothing was ever
-chosen, tuned or looked at on.
+``confirmation`` is for a difference that the test events leave open: nothing is chosen or tuned on
+these.
 """
 
 
