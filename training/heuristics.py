@@ -11,11 +11,13 @@ elsewhere is kept, too, for ``by-credibility``.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +29,7 @@ from mfenv.cli import integer
 from mfenv.distributions import normalise
 from mfenv.envs.objectives import harms, make_objective
 from mfenv.envs.observation import OBSERVATION_SLICES
+from mfenv.envs.scenarios import SYNTHETIC
 from mfenv.events.event import Event
 from mfenv.interventions import N_ACTIONS, action_name
 from mfenv.noise import generator
@@ -202,9 +205,23 @@ def tune(
             label: round(-float(x), 6) for label, x in zip(planners, final, strict=True)
         },
         "mean_reward_of_none": round(-float(means[0]), 6),
-        "tuned_on": asdict(setting)
+        "tuned_on": _told(setting)
         | {"seeds": seeds, "rounds": rounds, "population": population, "seed": seed},
     }
+
+
+def _told(setting: Setting) -> dict[str, Any]:
+    """The setting for a file that may be handed on: no path, and ids of real events as hashes."""
+    found, more = asdict(setting), dict(setting.more)
+    path = more.get("events", setting.events)
+    if path in (None, SYNTHETIC):
+        return found
+    hashed = [hashlib.sha256(i.encode()).hexdigest()[:16] for i in setting.event_ids]
+    if "events" in more:
+        more["events"] = Path(str(path)).name
+    else:
+        found["events"] = Path(str(path)).name
+    return found | {"event_ids": hashed, "more": more}
 
 
 def _plan(name: str, horizon: int) -> NDArray[np.int64]:
