@@ -178,6 +178,10 @@ def test_spread_lanes_are_those_of_one_environment():
                 same(alone.reset(options=options), spread.reset(options=options))
         with pytest.raises(MfenvError, match="unknown event"):
             spread.reset(options={"event_id": "nothing"})
+        same(
+            alone.reset(seed=5), spread.reset(seed=5)
+        )  # no answer of before is taken for a new one
+        same(alone.step(actions), spread.step(actions))
 
 
 def test_another_seed_is_another_planner_and_needs_another_folder(trained, config, tmp_path):

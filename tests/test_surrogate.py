@@ -622,3 +622,11 @@ def test_shipped_surrogates_play(name):
     assert ("not_identified" in info) == bool(unknown)
     assert bool(unknown) == (name == "weibo-s")
     assert set(unknown) >= ({"friction", "seed"} if name == "weibo-s" else set())
+
+
+def test_metrics_come_at_the_ends_of_an_episode_and_harm_at_every_step(folder):
+    env = gymnasium.make(SURROGATE, surrogate=folder, horizon=3)
+    infos = [env.reset(seed=0)[1], *(env.step(0)[4] for _ in range(3))]
+    assert ["metrics" in info for info in infos] == [True, False, False, True]
+    assert all(info["harm"] == info["metrics"]["harm"] for info in (infos[0], infos[-1]))
+    assert all(0 <= info["harm"] <= 1 for info in infos)

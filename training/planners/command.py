@@ -124,9 +124,9 @@ def run(args: argparse.Namespace) -> int:
     )
     if args.executor != "ray" and (args.ray_address or args.worker_gpus):
         raise MfenvError("--ray-address and --worker-gpus are for --executor ray")
-    spread = Spread(
-        args.executor, args.workers, args.threads, args.ray_address, max(0.0, args.worker_gpus)
-    )
+    if args.worker_gpus < 0:
+        raise MfenvError("--worker-gpus below 0 is not allowed; allowed: 0 or more")
+    spread = Spread(args.executor, args.workers, args.threads, args.ray_address, args.worker_gpus)
     args.out.mkdir(parents=True, exist_ok=True)
     with one_run(args.out):
         folder = train(settings, args.out, say=lambda text: print(text, flush=True), spread=spread)

@@ -340,10 +340,17 @@ class SpreadVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], Any]):
                 mine = [i for i in every if i in calls and i not in found]
                 if mine and self._ask(index, [calls[i] for i in mine]):
                     asked[index] = mine
+            refused: MfenvError | None = None
             for index, mine in asked.items():
-                results = self._crew.receive(index)
+                try:
+                    results = self._crew.receive(index)
+                except MfenvError as error:  # the others' answers are taken all the same
+                    refused = refused or error
+                    continue
                 if results is not None:
                     found |= dict(zip(mine, results[-len(mine) :], strict=True))
+            if refused is not None:
+                raise refused
             if len(found) == len(calls):
                 for i, call in calls.items():
                     if call[1] != "action_masks":
